@@ -1,0 +1,265 @@
+"The masked autoencoder: parity with the published one, equivalences, and input that must be refused."
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from safetensors.torch import load_file
+
+from max_nb.mae import (MAX, MAXConfig, NORMALISATIONS, Normaliser, check_mask, config_from, patchify, preset_config, random_mask, sincos_positions,
+                        visible_index)
+
+PARITY = Path(__file__).parents[2] / "shared" / "parity"
+needs_parity = pytest.mark.skipif(not PARITY.exists(), reason="no ../shared/parity: reference outputs of the published model are not at hand")
+SMALL = dict(n_channels=128, max_kev=2.56, patch_size=8, embed_dim=16, depth=2, num_heads=2, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
+
+
+def counts(n=5, channels=128, seed=0):
+    return np.random.default_rng(seed).poisson(200, (n, channels)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return load_file(PARITY / "reference.safetensors")
+
+
+@pytest.fixture(scope="module")
+def published():
+    return MAX.from_xpt(PARITY / "mae.ckpt", PARITY / "config.json")
+
+
+@needs_parity
+@pytest.mark.parametrize("key", ["pos_embed", "decoder_pos_embed"])
+def test_parity_positions(reference, key):
+    want = reference[key][0]
+    assert torch.allclose(sincos_positions(len(want) - 1, want.shape[1]), want, atol=1e-5)
+
+
+@needs_parity
+@pytest.mark.parametrize("kind, key", [("instance", "instance_norm"), ("log", "log")])
+def test_parity_transforms(reference, kind, key):
+    assert torch.allclose(Normaliser(kind, 2048)(reference["counts"]), reference[key], atol=1e-5)
+
+
+@needs_parity
+def test_parity_latent(reference, published):
+    mask = reference["mask"].bool()
+    latent = published.encode(reference["counts"], visible=~mask)
+    shown = reference["ids_restore"].argsort(1)[:, : int((~mask[0]).sum())]  # patch of each token, in the reference's shuffled order
+    order = torch.cat([torch.zeros(len(shown), 1, dtype=torch.long), shown.argsort(1) + 1], 1)
+    want = reference["latent"].gather(1, order[..., None].expand_as(reference["latent"]))
+    assert torch.allclose(latent, want, atol=1e-5)
+
+
+@needs_parity
+def test_parity_predictions_and_losses(reference, published):
+    n = len(reference["counts"])
+    nothing = published(reference["counts"], mask=torch.zeros(n, 128, dtype=torch.bool))
+    assert torch.allclose(nothing.reconstruction.unflatten(1, (128, 16)), reference["pred_unmasked"], atol=1e-5)
+    out = published(reference["counts"], mask=reference["mask"].bool())
+    assert torch.allclose(out.reconstruction.unflatten(1, (128, 16)), reference["pred"], atol=1e-5)
+    assert torch.allclose(out.loss, reference["loss_masked"][0], atol=1e-5)
+    published_all = MAX(MAXConfig(**{**vars(published.config), "loss_on": "all"})).eval()
+    published_all.load_state_dict(published.state_dict())
+    assert torch.allclose(published_all(reference["counts"], mask=reference["mask"].bool()).loss, reference["loss_all"][0], atol=1e-5)
+
+
+@needs_parity
+def test_from_xpt_names_what_differs(tmp_path):
+    state = torch.load(PARITY / "mae.ckpt", weights_only=True)
+    del state["blocks.1.attn.qkv.bias"]
+    state["norm.weight"] = state["norm.weight"][:-1]
+    state["surprise"] = torch.zeros(3)
+    torch.save(state, tmp_path / "wrong.ckpt")
+    with pytest.raises(ValueError) as error:
+        MAX.from_xpt(tmp_path / "wrong.ckpt", PARITY / "config.json")
+    for word in ("wrong.ckpt", "missing encoder.blocks.1.attn.qkv.bias", "encoder.norm.weight has shape (95,), expected (96,)", "unknown surprise"):
+        assert word in str(error.value)
+
+
+@needs_parity
+def test_a_regressor_without_a_decoder_is_refused():
+    with pytest.raises(ValueError, match="missing decoder.blocks.0"):
+        MAX.from_xpt(PARITY / "regressor.ckpt", PARITY / "config.json")
+
+
+@needs_parity
+def test_from_xpt_with_another_geometry_names_the_positions():
+    config = json.loads((PARITY / "config.json").read_text())
+    with pytest.raises(ValueError, match="pos_embed has shape"):
+        MAX.from_xpt(PARITY / "mae.ckpt", config_from({**config, "patch_size": 32}))
+
+
+def test_a_file_that_is_no_checkpoint(tmp_path):
+    (tmp_path / "x.ckpt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="x.ckpt"):
+        MAX.from_xpt(tmp_path / "x.ckpt", MAXConfig(**SMALL))
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (Path(tmp_path / "ran").touch, ())
+
+    with open(tmp_path / "evil.ckpt", "wb") as f:
+        pickle.dump({"cls_token": Evil()}, f)
+    with pytest.raises(ValueError, match="evil.ckpt"):
+        MAX.from_xpt(tmp_path / "evil.ckpt", MAXConfig(**SMALL))
+    assert not (tmp_path / "ran").exists()
+
+
+@given(n=st.integers(1, 6), n_patches=st.integers(2, 40), ratio=st.floats(0, 0.99), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_random_mask_hides_the_same_number(n, n_patches, ratio, seed):
+    mask = random_mask(n, n_patches, ratio, torch.Generator().manual_seed(seed))
+    assert mask.shape == (n, n_patches) and (mask.sum(1) == n_patches - int(n_patches * (1 - ratio))).all()
+
+
+@given(seed=st.integers(0, 999), n=st.integers(1, 5), n_patches=st.integers(1, 20))
+@settings(max_examples=60, deadline=None)
+def test_visible_index_lists_every_visible_patch_once(seed, n, n_patches):
+    visible = torch.rand(n, n_patches, generator=torch.Generator().manual_seed(seed)) < 0.5
+    index, valid = visible_index(visible)
+    for row in range(n):
+        assert index[row][valid[row]].tolist() == visible[row].nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("kind", sorted(NORMALISATIONS))
+def test_normalisation_can_be_undone(kind):
+    x = torch.as_tensor(counts(6))
+    normaliser = Normaliser(kind, 128)
+    normaliser.learn(x)
+    assert torch.allclose(normaliser.inverse(normaliser(x), x), x, rtol=1e-3, atol=0.5)
+
+
+@pytest.mark.parametrize("kind", sorted(NORMALISATIONS))
+def test_every_normalisation_survives_empty_spectra(kind):
+    model = MAX(MAXConfig(**SMALL, normalisation=kind)).eval()
+    x = torch.zeros(2, 128)
+    model.normaliser.learn(torch.as_tensor(counts(6)))
+    assert model.encode(x).isfinite().all()
+
+
+def test_rows_with_different_numbers_of_visible_patches_agree_with_single_rows():
+    model = MAX(MAXConfig(**SMALL)).eval()
+    x, mask = counts(3), torch.rand(3, 16, generator=torch.Generator().manual_seed(1)) < 0.6
+    mask[:, 0] = False
+    assert len(set(mask.sum(1).tolist())) > 1
+    together = model.reconstruct(x, mask)
+    for i in range(3):
+        assert torch.allclose(together[i], model.reconstruct(x[i : i + 1], mask[i])[0], rtol=1e-4, atol=1e-3)
+
+
+def test_hiding_everything_still_gives_a_finite_guess():
+    model = MAX(MAXConfig(**SMALL)).eval()
+    assert model.reconstruct(counts(2), torch.ones(16, dtype=torch.bool)).isfinite().all()
+
+
+def test_the_same_seed_gives_the_same_output():
+    model = MAX.from_preset("tiny", seed=3)
+    x = counts(2, 2048)
+    a, b, c = model(x, seed=1), model(x, seed=1), model(x, seed=2)
+    assert torch.equal(a.reconstruction, b.reconstruction) and not torch.equal(a.mask, c.mask)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), MAX.from_preset("tiny", seed=3).parameters()))
+
+
+def test_from_preset_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    MAX.from_preset("tiny", seed=5)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_window_leaves_out_what_lies_above_it():
+    model = MAX.from_preset("tiny").eval()
+    x = counts(2, 2048)
+    y = x.copy(); y[:, 512:] = 7
+    assert torch.equal(model.encode(x), model.encode(y))
+    assert torch.equal(model.reconstruct(y, torch.ones(32, dtype=torch.bool))[:, 512:], torch.as_tensor(y[:, 512:]))
+
+
+@pytest.mark.parametrize("name, patches, width", [("tiny", 32, 96), ("small", 32, 256), ("base", 32, 768), ("large", 32, 1024)])
+def test_presets(name, patches, width):
+    config = preset_config(name)
+    assert (config.n_patches, config.embed_dim) == (patches, width)
+
+
+def test_the_default_configuration_is_the_published_one():
+    c = MAXConfig()
+    assert (c.n_patches, c.embed_dim, c.depth, c.num_heads, c.decoder_embed_dim, c.decoder_depth, c.decoder_num_heads, c.normalisation) == (128, 768, 12, 12, 512, 8, 16, "instance")
+
+
+@pytest.mark.parametrize("change, word", [
+    (dict(patch_size=0), "patch_size"), (dict(normalisation="row"), "normalisation"), (dict(loss_on="none"), "loss_on"), (dict(mask_ratio=1.0), "mask_ratio"),
+    (dict(max_kev=0.1), "max_kev"), (dict(embed_dim=17), "embed_dim"), (dict(decoder_embed_dim=9), "decoder_embed_dim")])
+def test_a_configuration_that_cannot_work(change, word):
+    with pytest.raises(ValueError, match=f"MAXConfig.{word}"):
+        MAXConfig(**{**SMALL, **change})
+
+
+@pytest.mark.parametrize("bad, word", [
+    (np.zeros((2, 100)), "expected .B, 128."), (np.zeros(128), "two dimensions|expected"), (np.full((1, 128), np.nan), "finite"), (-np.ones((1, 128)), "at least 0"),
+    (np.array([["a"] * 128]), "numbers"), (np.zeros((0, 128)), "at least one")])
+def test_counts_that_are_none(bad, word):
+    with pytest.raises(ValueError, match=word):
+        MAX(MAXConfig(**SMALL))(bad)
+
+
+@pytest.mark.parametrize("bad, word", [(np.zeros((2, 16)), "expected bool"), (np.zeros((2, 15), bool), "expected .2, 16."), (np.zeros((3, 16), bool), "expected .2, 16."), (np.zeros((1, 2, 16), bool), "expected")])
+def test_masks_that_are_none(bad, word):
+    with pytest.raises(ValueError, match=word):
+        check_mask(bad, 2, 16)
+
+
+def test_encode_refuses_ragged_rows():
+    visible = torch.ones(2, 16, dtype=torch.bool); visible[0, 3] = False
+    with pytest.raises(ValueError, match="one number for all"):
+        MAX(MAXConfig(**SMALL)).encode(counts(2), visible)
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 2])
+def test_mask_ratio_out_of_range(ratio):
+    with pytest.raises(ValueError, match="mask_ratio"):
+        random_mask(2, 8, ratio)
+
+
+def test_saved_models_load_bit_for_bit(tmp_path):
+    model = MAX(MAXConfig(**SMALL)).eval()
+    again = MAX.from_pretrained(model.save_pretrained(tmp_path / "m"))
+    assert again.config == model.config and torch.equal(again.encode(counts()), model.encode(counts()))
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_truncated_model_file_is_named(tmp_path):
+    path = MAX(MAXConfig(**SMALL)).save_pretrained(tmp_path) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="model.safetensors"):
+        MAX.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_geometry_are_refused(tmp_path):
+    MAX(MAXConfig(**SMALL)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "depth": 3}))
+    with pytest.raises(ValueError, match="missing encoder.blocks.2"):
+        MAX.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text, word", [("{", "JSON"), ('{"colour": 1}', "colour"), ('{"patch_size": 0}', "patch_size")])
+def test_a_broken_config(tmp_path, text, word):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=word):
+        MAX.from_pretrained(tmp_path)
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(ValueError, match="config.json"):
+        MAX.from_pretrained(tmp_path)
+
+
+def test_patchify_is_a_view_of_the_same_numbers():
+    x = torch.arange(32.).reshape(2, 16)
+    assert torch.equal(patchify(x, 4).flatten(1), x)
