@@ -1,0 +1,246 @@
+"MAXRegressor: scikit-learn's rules, scales, intervals, saving, and what it refuses."
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+
+from max_nb.energy import EnergyAxis
+from max_nb.mae import MAX, MAXConfig
+from max_nb.regress import (MAXRegressor, Network, TargetScale, cv_plus, equal_weights, labelled_batch, least_skewed, member_folds, weighted_quantile)
+from max_nb.spectra import Spectra
+
+PARITY = Path(__file__).parents[2] / "shared" / "parity"
+AXIS = EnergyAxis(n_channels=64)
+SMALL = MAXConfig(n_channels=64, max_kev=1.28, patch_size=8, normalisation="sqrt-channel", embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
+
+
+def spectra(n=40, seed=0):
+    "Mixtures of a carbonate-like and a clay-like spectrum; CaCO3 is the share of the first."
+    rng = np.random.default_rng(seed)
+    ends = np.random.default_rng(1).gamma(0.5, 1, (2, 64)) + 0.05
+    ends /= ends.sum(1, keepdims=True)
+    w = rng.uniform(0.05, 0.95, n)
+    counts = rng.poisson(50_000 * (w[:, None] * ends[0] + (1 - w[:, None]) * ends[1]))
+    info = pd.DataFrame({"core": np.repeat(list("abcd"), n // 4), "CaCO3": 100 * w, "TOC": np.exp(-3 * w)})
+    return Spectra(counts, info, AXIS)
+
+
+@pytest.fixture(scope="module")
+def mae():
+    torch.manual_seed(0)
+    m = MAX(SMALL)
+    m.normaliser.learn(torch.as_tensor(spectra().counts, dtype=torch.float32))
+    return m.eval()
+
+
+def regressor(mae, **changes):
+    return MAXRegressor(mae, **{**dict(members=2, steps=60, batch_size=16, learning_rate=2e-3), **changes})
+
+
+@pytest.fixture(scope="module")
+def fitted(mae):
+    return regressor(mae).fit(spectra())
+
+
+def test_it_learns(fitted):
+    new = spectra(seed=7)
+    error = fitted.predict(new)[:, 0] - new.info.CaCO3
+    assert np.sqrt((error**2).mean()) < 0.3 * new.info.CaCO3.std()
+
+
+@pytest.mark.parametrize("targets, y, shape", [
+    ("CaCO3", None, (40,)), (("CaCO3",), None, (40,)), (("CaCO3", "TOC"), None, (40, 2)), (("CaCO3", "TOC"), "array", (40, 2)), ("CaCO3", "vector", (40,)),
+    (("CaCO3", "TOC"), "vector", (40,)), (("CaCO3", "TOC"), "frame", (40, 2)), (("CaCO3", "TOC"), "series", (40,))])
+def test_kinds_of_targets(mae, targets, y, shape):
+    s = spectra()
+    table = s.info[["CaCO3", "TOC"]]
+    y = {None: None, "array": table.to_numpy(), "vector": table.CaCO3.to_numpy(), "frame": table, "series": table.CaCO3}[y]
+    assert regressor(mae, targets=targets, steps=2).fit(s, y).predict(s).shape == shape
+
+
+def test_missing_values_do_not_take_part(mae):
+    s = spectra()
+    s.info.loc[::2, "TOC"] = np.nan
+    s.info.loc[[0, 4], ["CaCO3", "TOC"]] = np.nan
+    assert np.isfinite(regressor(mae, steps=5).fit(s).predict(s)).all()
+
+
+def test_clone_and_params(mae):
+    r = regressor(mae, targets="TOC", drop=0.25)
+    assert clone(r).get_params()["drop"] == 0.25 and r.set_params(steps=3).steps == 3
+
+
+def test_fit_does_not_change_its_parameters_or_the_model_it_starts_from(mae):
+    before = {k: v.clone() for k, v in mae.state_dict().items()}
+    r = regressor(mae, steps=3)
+    params = {k: v for k, v in r.get_params().items()}
+    r.fit(spectra())
+    assert all(r.get_params()[k] is params[k] for k in params) and all(torch.equal(v, before[k]) for k, v in mae.state_dict().items())
+
+
+def test_same_seed_same_answer(mae):
+    s = spectra()
+    a, b, c = (regressor(mae, steps=5, seed=k).fit(s).predict(s) for k in (0, 0, 1))
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+def test_cross_val_predict_with_groups(mae):
+    s = spectra()
+    p = cross_val_predict(regressor(mae, targets="CaCO3", steps=5), s.counts, s.info.CaCO3.to_numpy(), groups=s.info.core, cv=GroupKFold(2))
+    assert p.shape == (40,)
+
+
+def test_spectra_go_through_cross_val_predict(mae):
+    s = spectra()
+    assert cross_val_predict(regressor(mae, targets="CaCO3", steps=2), s, s.info.CaCO3.to_numpy(), cv=2).shape == (40,)
+
+
+def test_grid_search_and_pipeline(mae):
+    s = spectra()
+    search = GridSearchCV(make_pipeline(regressor(mae, targets="CaCO3", members=1)), {"maxregressor__steps": [1, 80]}, cv=2).fit(s.counts, s.info.CaCO3.to_numpy())
+    assert search.best_params_["maxregressor__steps"] == 80
+
+
+def test_save_and_load(fitted, tmp_path):
+    s, again = spectra(seed=3), MAXRegressor.load(fitted.save(tmp_path / "m"))
+    assert np.array_equal(again.predict(s), fitted.predict(s)) and np.array_equal(again.predict_interval(s), fitted.predict_interval(s))
+    assert again.targets == fitted.targets and again.get_params()["steps"] == 60
+
+
+@pytest.mark.parametrize("name", ["regressor.json", "members.safetensors", "mae/config.json", "mae/model.safetensors"])
+def test_a_damaged_folder_is_named(fitted, tmp_path, name):
+    path = fitted.save(tmp_path) / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        MAXRegressor.load(tmp_path)
+
+
+def test_intervals_are_ordered_and_grow_with_coverage(fitted):
+    s = spectra(seed=5)
+    narrow, wide = fitted.predict_interval(s, 0.5), fitted.predict_interval(s, 0.9)
+    assert (narrow[..., 0] <= narrow[..., 1]).all() and (wide[..., 0] <= narrow[..., 0] + 1e-9).all() and (wide[..., 1] >= narrow[..., 1] - 1e-9).all()
+
+
+def test_no_intervals_from_a_single_member(mae):
+    with pytest.raises(ValueError, match="members >= 2"):
+        regressor(mae, members=1, steps=1).fit(spectra()).predict_interval(spectra())
+
+
+@pytest.mark.parametrize("coverage", [0, 1, 1.5, -1])
+def test_coverage_out_of_range(fitted, coverage):
+    with pytest.raises(ValueError, match="coverage"):
+        fitted.predict_interval(spectra(), coverage)
+
+
+@given(n=st.integers(1, 60), g=st.integers(1, 12), members=st.integers(1, 8), seed=st.integers(0, 20))
+@settings(max_examples=80, deadline=None)
+def test_folds_never_cut_a_group(n, g, members, seed):
+    groups = np.random.default_rng(seed).integers(0, g, n)
+    fold = member_folds(n, groups, members, seed)
+    assert set(fold) == set(range(min(members, len(set(groups)))))
+    assert all(len(set(fold[groups == k])) == 1 for k in set(groups))
+
+
+@given(st.lists(st.floats(0.001, 99), min_size=5, max_size=50), st.sampled_from(["auto", "linear", "sqrt", "ln"]))
+@settings(max_examples=80, deadline=None)
+def test_scales_go_there_and_back(values, kind):
+    Y = np.array(values)[:, None]
+    scale = TargetScale(kind).fit(Y)
+    assert np.allclose(scale.inverse(scale.forward(Y)), Y, rtol=1e-6, atol=1e-6)
+
+
+def test_zero_and_negative_values_on_the_ln_scale():
+    Y = np.array([[-0.1], [0.0], [0.2], [0.4], [3.0]])
+    assert (TargetScale("ln").fit(Y).inverse(TargetScale("ln").fit(Y).forward(Y)) >= 0.1 - 1e-9).all()
+
+
+def test_constant_targets_survive(mae):
+    s = spectra()
+    s.info["TOC"] = 0.5
+    assert np.allclose(regressor(mae, targets="TOC", steps=2).fit(s).predict(s), 0.5, atol=0.6)
+    assert least_skewed(np.full(6, 2.0)) == "linear"
+
+
+@given(st.integers(1, 40), st.floats(0.05, 0.95), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_weighted_quantile_with_equal_weights_is_the_empirical_one(n, q, seed):
+    v = np.random.default_rng(seed).normal(size=n)
+    assert weighted_quantile(v, np.full(n, 1 / n), q) == np.sort(v)[int(np.ceil(q * n - 1e-9)) - 1]
+
+
+def test_cv_plus_covers_new_samples_of_the_same_kind():
+    rng, inside = np.random.default_rng(0), []
+    for _ in range(300):
+        r, new = np.abs(rng.normal(size=40)), rng.normal()
+        low, high = cv_plus(np.zeros((4, 1)), r, np.repeat(range(4), 10), np.full(40, 1 / 40), 0.8)[0]
+        inside.append(low <= new <= high)
+    assert 0.74 < np.mean(inside) < 0.88
+
+
+def test_every_core_weighs_the_same():
+    w = equal_weights(np.array(list("aaab")), np.arange(4))
+    assert np.allclose(w, [1 / 6] * 3 + [1 / 2])
+
+
+def test_mixed_targets_are_mixtures_and_unknown_where_a_parent_is():
+    x, Y = torch.ones(2, 8) * 100, torch.tensor([[0.0, 1.0], [100.0, float("nan")]])
+    _, y = labelled_batch(x, Y, 500, torch.Generator().manual_seed(0))
+    assert ((y[:, 0] >= 0) & (y[:, 0] <= 100.001)).all() and y[:, 1].isnan().any()
+    assert torch.allclose(y[y[:, 0] == 0, 1], torch.ones(())) and y[y[:, 0] > 0, 1].isnan().all()
+
+
+def test_dropping_no_patch_changes_nothing(fitted):
+    s = spectra(8)
+    assert np.allclose(fitted.predict_visible(s, np.ones(8, bool)), fitted.predict(s), atol=1e-4)
+    assert np.isfinite(fitted.predict_visible(s, np.zeros(8, bool))).all()
+
+
+def test_regression_and_pretraining_share_the_encoder(mae):
+    x = torch.as_tensor(spectra(4).counts, dtype=torch.float32)
+    assert torch.equal(Network(mae, 1, "cls").eval().features(x), mae.encode(x)[:, 0])
+
+
+@pytest.mark.skipif(not PARITY.exists(), reason="no ../shared/parity: reference outputs of the published model are not at hand")
+def test_parity_of_the_published_regressor(tmp_path):
+    from safetensors.torch import load_file
+    reference = load_file(PARITY / "reference.safetensors")
+    xpt = MAXRegressor.from_xpt(PARITY / "regressor.ckpt", PARITY / "config.json")
+    assert np.allclose(xpt.predict(reference["counts"].numpy()), reference["regressor_out"][:, 0].numpy(), atol=1e-5)
+    scaled = MAXRegressor.from_xpt(PARITY / "regressor.ckpt", PARITY / "config.json", target_mean=10, target_std=2, clip=(9, 10))
+    assert np.allclose(scaled.predict(reference["counts"].numpy()), np.clip(10 + 2 * reference["regressor_out"][:, 0].numpy(), 9, 10), atol=1e-4)
+    assert np.allclose(MAXRegressor.load(xpt.save(tmp_path)).predict(reference["counts"].numpy()), xpt.predict(reference["counts"].numpy()))
+    with pytest.raises(ValueError, match="missing head"):
+        MAXRegressor.from_xpt(PARITY / "mae.ckpt", PARITY / "config.json")
+
+
+@pytest.mark.parametrize("change, word", [
+    (dict(y="short"), "rows"), (dict(y="text"), "number"), (dict(y="inf"), "number"), (dict(y="few"), "too few"), (dict(groups="short"), "groups"), (dict(X="narrow"), "expected"),
+    (dict(targets="Br"), "Br"), (dict(scale="cube"), "scale"), (dict(pooling="max"), "pooling"), (dict(pretrained="/no/such/folder/at/all"), "/no/such/folder")])
+def test_bad_input_to_fit(mae, change, word):
+    s = spectra()
+    good = s.info.CaCO3.to_numpy()
+    y = {"short": good[:-1], "text": np.array(["x"] * 40, object), "inf": np.r_[np.inf, good[1:]], "few": np.r_[good[:4], np.full(36, np.nan)]}.get(change.get("y"), good)
+    if "targets" in change: y = None
+    X = s.counts[:, :-1] if change.get("X") else s
+    params = {k: v for k, v in change.items() if k in ("targets", "scale", "pooling", "pretrained")}
+    with pytest.raises(ValueError, match=word):
+        regressor(mae, steps=1, **{"targets": "CaCO3", **params}) if not params.get("pretrained") else None
+        est = MAXRegressor(params.pop("pretrained", mae), **{**dict(members=2, steps=1, targets="CaCO3"), **params})
+        est.fit(X, y, groups=np.zeros(3) if "groups" in change else None)
+
+
+def test_predict_before_fit(mae):
+    from sklearn.exceptions import NotFittedError
+    with pytest.raises(NotFittedError):
+        regressor(mae).predict(spectra())
+
+
+def test_a_folder_that_is_none(tmp_path):
+    with pytest.raises(ValueError, match="MAXRegressor.save"):
+        MAXRegressor.load(tmp_path)
