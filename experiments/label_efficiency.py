@@ -52,7 +52,7 @@ def pretrain_one(s: Spectra, a, split: str, protocol: str, seed: int) -> None:
 def arms(a, split: str, protocol: str) -> dict:
     "name -> function of the seed that makes an estimator."
     def network(pretrained, members):
-        return lambda seed: MAXRegressor(pretrained and MAX.from_pretrained(encoder_folder(a.out, split, protocol, seed)), targets=(a.target,), seed=seed, members=members)
+        return lambda seed: MAXRegressor(MAX.from_pretrained(encoder_folder(a.out, split, protocol, seed)) if pretrained else None, targets=(a.target,), seed=seed, members=members)
     nets = {"pre-trained": network(True, 1), "scratch": network(False, 1)}
     others = {name: (lambda seed, name=name: rivals((a.target,), seed)[name]) for name in rivals((a.target,))}
     return {**nets, **others}
@@ -61,6 +61,8 @@ def arms(a, split: str, protocol: str) -> dict:
 def fit_all(s: Spectra, a, split: str, protocol: str, seed: int) -> None:
     "Every arm and budget of one split and seed, each kept as it is done."
     for name, make in arms(a, split, protocol).items():
+        if a.arms and name not in a.arms:
+            continue
         if protocol == "adapted" and name == "scratch":
             continue  # sees no unlabelled spectra: the same as strict
         for budget in BUDGETS:
@@ -107,6 +109,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
+    parser.add_argument("--arms", nargs="+", help="names of the methods to fit here (default: all)")
     parser.add_argument("--stage", choices=("pretrain", "fit", "table", "all"), default="all")
     parser.add_argument("--only", type=int, nargs="+", help="seeds to run here, to share the work between processes")
     parser.add_argument("--out", type=Path, default=HERE / "out")
