@@ -132,6 +132,11 @@ def test_no_intervals_from_a_single_member(mae):
         regressor(mae, members=1, steps=1).fit(spectra()).predict_interval(spectra())
 
 
+def test_members_trained_side_by_side_are_the_same_networks(mae):
+    s = spectra()
+    assert np.array_equal(regressor(mae, steps=5).fit(s).predict(s), regressor(mae, steps=5, n_jobs=2).fit(s).predict(s))
+
+
 @pytest.mark.parametrize("coverage", [0, 1, 1.5, -1])
 def test_coverage_out_of_range(fitted, coverage):
     with pytest.raises(ValueError, match="coverage"):
