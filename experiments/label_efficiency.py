@@ -17,6 +17,7 @@ import pandas as pd
 from max_nb.baselines import rivals
 from max_nb.evaluate import budget_split, label_budget_curve
 from max_nb.mae import MAX, write_atomically
+from max_nb.plots import plot_budget
 from max_nb.pretrain import pretrain
 from max_nb.regress import MAXRegressor
 from max_nb.spectra import Spectra
@@ -26,6 +27,7 @@ DATA = HERE.parent.parent / "shared" / "real" / "marine_sediments.parquet"
 SPLITS = {"random": None, "province": "province"}  # name -> column that is held out whole
 PROTOCOLS = ("strict", "adapted")
 BUDGETS = (32, 64, 128, None)
+SHOWN = ("pre-trained", "scratch", "NMF+SVR", "extra trees", "forest", "ridge")  # in the figure; the table has all
 
 
 def training_part(s: Spectra, target: str, split: str, seed: int) -> Spectra:
@@ -128,7 +130,10 @@ def main():
     if a.stage in ("table", "all"):
         cells = collect(a)
         write_atomically(a.out / "label_efficiency.csv", lambda p: cells.to_csv(p, index=False))
-        print(table(cells).to_string()), print(paired(cells).to_string(index=False))
+        for (split, protocol), part in cells.groupby(["split", "protocol"]):
+            figure = plot_budget(part[part.name.isin(SHOWN)].assign(r2=part.r2_ln), title=f"ln {a.target}, {split} split, {protocol}")
+            figure.write_html(a.out / f"{split}-{protocol}.html", include_plotlyjs="cdn")
+        print(table(cells).to_string(), paired(cells).to_string(index=False), sep="\n\n")
 
 
 if __name__ == "__main__":
