@@ -231,12 +231,15 @@ def compare_rivals(estimators: dict,        # name -> estimator
                    folds: int = 5,          # at most
                    seed: int = 0,           # of the deal
                    progress: bool = False,  # show a bar
+                   n_jobs: int = 1,         # estimators judged at the same time, each in a process of its own
                    **options,               # passed on to `cross_validate_by_core`
                   ) -> pd.DataFrame:        # its rows, with a column name
     "Out-of-fold predictions of several estimators, all through the same folds."
+    from joblib import Parallel, delayed
     from tqdm.auto import tqdm
-    names = tqdm(estimators, desc="rivals", disable=not progress)
-    return pd.concat([cross_validate_by_core(estimators[n], spectra, target, by, folds, seed, **options).assign(name=n) for n in names], ignore_index=True)
+    jobs = [delayed(cross_validate_by_core)(e, spectra, target, by, folds, seed, **options) for e in estimators.values()]
+    judged = tqdm(Parallel(n_jobs=n_jobs, return_as="generator")(jobs), total=len(jobs), desc="rivals", disable=not progress)
+    return pd.concat([table.assign(name=name) for name, table in zip(estimators, judged)], ignore_index=True)
 
 # %% ../nbs/09_evaluate.ipynb #12d2c795
 def score_rivals(predictions: pd.DataFrame, # as from `compare_rivals`
