@@ -238,7 +238,7 @@ def compare_rivals(estimators: dict,        # name -> estimator
     from joblib import Parallel, delayed
     from tqdm.auto import tqdm
     jobs = [delayed(cross_validate_by_core)(e, spectra, target, by, folds, seed, **options) for e in estimators.values()]
-    judged = tqdm(Parallel(n_jobs=n_jobs, return_as="generator")(jobs), total=len(jobs), desc="rivals", disable=not progress)
+    judged = tqdm(Parallel(n_jobs=n_jobs, return_as="generator", idle_worker_timeout=5)(jobs), total=len(jobs), desc="rivals", disable=not progress)
     return pd.concat([table.assign(name=name) for name, table in zip(estimators, judged)], ignore_index=True)
 
 # %% ../nbs/09_evaluate.ipynb #12d2c795

@@ -320,7 +320,7 @@ def train_members(est: MAXRegressor, x: Tensor, Y: Tensor) -> list:
     s = FineTuneSettings(est.steps or automatic_steps(len(x)), est.batch_size, est.learning_rate, est.layer_decay, drop=est.drop, mix=est.mix)
     k = int(est.fold_.max()) + 1
     jobs = [delayed(train_member)(est, x, Y, i, est.fold_ != i if k > 1 else est.fold_ == 0, s) for i in range(k)]
-    trained = Parallel(n_jobs=min(est.n_jobs or 1, k), return_as="generator")(jobs)
+    trained = Parallel(n_jobs=min(est.n_jobs or 1, k), return_as="generator", idle_worker_timeout=5)(jobs)
     return list(tqdm(trained, total=k, desc="fine-tuning", disable=not est.progress, unit="network"))
 
 # %% ../nbs/07_regress.ipynb #3a74a557
