@@ -5,7 +5,7 @@
 # %% ../nbs/05_mae.ipynb #2862e58b
 from __future__ import annotations
 import json, math, os, tempfile
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 

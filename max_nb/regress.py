@@ -215,8 +215,8 @@ def cv_plus(
     coverage: float,
 ) -> np.ndarray:            # (B, 2)
     "CV+ interval (Barber et al. 2021, equation 8) with weights."
-    n, q = len(residuals), coverage
-    q = min(1.0, math.ceil(q * (n + 1)) / n)  # finite-sample correction
+    n = len(residuals)
+    q = min(1.0, math.ceil(coverage * (n + 1)) / n)  # finite-sample correction
     lower = -weighted_quantile(-(z[fold].T - residuals), weights, q)
     return np.stack([lower, weighted_quantile(z[fold].T + residuals, weights, q)], 1)
 
