@@ -405,7 +405,7 @@ class Effort:
         from max_nb.pretrain import PretrainSettings, steps_per_epoch
         return max(10 if self.steps >= 1000 else 1, -(-self.steps // steps_per_epoch(n, PretrainSettings(1).batch_size)))
 
-QUICK = Effort(800, dict(members=2, steps=200), dict(members=4, steps=250), 3, 8)
+QUICK = Effort(500, dict(members=2, steps=150), dict(members=3, steps=200), 3, 8)
 EXPLAIN = dict(value="conditional", n_background=4, pairs=2) # settings of `explain`: time against Monte Carlo error
 
 # %% ../nbs/12_quantify.ipynb #4d921d1b
