@@ -13,9 +13,11 @@ import xraylib
 
 # %% auto #0
 __all__ = ['N_CHANNELS', 'GAIN_KEV', 'OFFSET_KEV', 'SEDIMENT_ELEMENTS', 'LINE_NAMES', 'SILICON_KA_KEV', 'SILICON_EDGE_KEV',
-           'WEAKEST', 'ESCAPES', 'PILEUPS', 'LOWEST_KEV', 'REACH', 'WIDEST_BAND_KEV', 'EnergyAxis', 'atomic_number',
-           'emission_lines', 'Tube', 'Detector', 'escape_kev', 'pileup_sums', 'line_features', 'resolved',
-           'assign_players', 'player_names', 'line_groups']
+           'WEAKEST', 'ESCAPES', 'PILEUPS', 'LOWEST_KEV', 'REACH', 'WIDEST_BAND_KEV', 'CALIBRATORS', 'GAIN_LIMIT',
+           'OFFSET_LIMIT_KEV', 'WINDOW_FWHM', 'LINE_ERROR_KEV', 'SIGNIFICANT', 'POSITION_LIMIT_KEV', 'SPAN_KEV',
+           'RMS_LIMIT_KEV', 'AGREEING', 'WIDTH_LIMIT', 'CHUNK', 'EnergyAxis', 'atomic_number', 'emission_lines', 'Tube',
+           'Detector', 'escape_kev', 'pileup_sums', 'line_features', 'resolved', 'assign_players', 'player_names',
+           'line_groups', 'calibration_lines', 'fit_axes', 'AxisFit', 'fit_axis']
 
 # %% ../nbs/00_energy.ipynb #4f6f48ef
 N_CHANNELS, GAIN_KEV, OFFSET_KEV = 2048, 0.02, 0.02
@@ -249,3 +251,270 @@ def line_groups(
     names[centers < LOWEST_KEV], names[centers > max_kev] = f"below {LOWEST_KEV:g} keV", f"above {max_kev:g} keV"
     for gap in _runs(names == ""): _name_gap(names, gap, nearest, axis, detector)
     return {name: np.flatnonzero(names == name) for name in dict.fromkeys(names)}
+
+# %% ../nbs/00_energy.ipynb #f85fcd2d
+CALIBRATORS = ("Si Ka", "K Ka", "Ca Ka", "Ca Kb", "Fe Ka", "Fe Kb", "Sr Ka")
+
+def calibration_lines(
+    tube: Tube = Tube(), # what it can excite; its anode's hardest alpha line is a mark too
+    elements: tuple[str, ...] = (*SEDIMENT_ELEMENTS, "Rb", "Sr", "Zr"), # whose lines may be there
+) -> pd.DataFrame: # kind, element, line, energy_kev, and mark: True for the lines whose positions are measured
+    "The peaks that a calibration reckons with: the marks, and the neighbours that could push them aside."
+    table = line_features(elements, tube.anode, tube.kv)
+    table = table[(table["line"].str[0] != "L") | (table["element"] == tube.anode)].reset_index(drop=True)
+    anode = table["energy_kev"].where((table["element"] == tube.anode) & (table["kind"] == "alpha"))
+    named = (table["element"] + " " + table["line"]).isin(CALIBRATORS) & table["kind"].isin(["alpha", "beta"])
+    return table.assign(mark=named | (anode == anode.max()))
+
+# %% ../nbs/00_energy.ipynb #62b757f2
+def _peakedness(
+    counts: np.ndarray, # (B, C)
+    channels: np.ndarray, # (K,) the channels to look at
+    half: np.ndarray, # (K,) half of a line's width at each, channels
+) -> np.ndarray: # (B, K) square roots of significances
+    "How far channels stand out from their flanks: a top-hat filter on square roots of counts (Anscombe 1948)."
+    total = np.zeros((len(counts), counts.shape[1] + 1), dtype=np.float32)
+    np.cumsum(2 * np.sqrt(counts + np.float32(0.375)), axis=1, out=total[:, 1:])
+    edges = [np.clip(channels + k, 0, counts.shape[1]) for k in (-2 * half, -half, half + 1, 2 * half + 1)]
+    (a, b, c, d), (left, inner_left, inner_right, right) = edges, (total.take(k, axis=1) for k in edges)
+    inner, outer = (c - b).clip(1).astype(np.float32), (d - a - c + b).clip(1).astype(np.float32)
+    excess = (inner_right - inner_left) / inner - (right - left - inner_right + inner_left) / outer
+    return np.sqrt(np.maximum(excess / np.sqrt(1 / inner + 1 / outer), 0))
+
+# %% ../nbs/00_energy.ipynb #5ca2d81c
+GAIN_LIMIT, OFFSET_LIMIT_KEV = 0.05, 0.06
+
+def _candidates(nominal: EnergyAxis, energies: np.ndarray, detector: Detector) -> np.ndarray:
+    "(G, 2) gains and offsets to try, the nominal pair first and the strangest last."
+    steps = zip((GAIN_LIMIT * energies.max(), OFFSET_LIMIT_KEV), detector.fwhm_kev(energies[[energies.argmax(), energies.argmin()]]))
+    gain, offset = np.meshgrid(*(np.linspace(-1, 1, 2 * int(np.ceil(most / (0.3 * fwhm))) + 1) for most, fwhm in steps))
+    order = np.argsort(np.abs(gain).ravel() + np.abs(offset).ravel(), kind="stable")
+    return np.stack([nominal.gain_kev * (1 + GAIN_LIMIT * gain.ravel()), nominal.offset_kev + OFFSET_LIMIT_KEV * offset.ravel()], axis=1)[order]
+
+# %% ../nbs/00_energy.ipynb #1b24b03c
+def _combs(candidates: np.ndarray, energies: np.ndarray, n_channels: int) -> np.ndarray:
+    "(C, G): one comb a candidate, each tooth shared between its two nearest channels."
+    where = (energies - candidates[:, 1:]) / candidates[:, :1]
+    low, column = np.floor(where).astype(int), np.broadcast_to(np.arange(len(candidates))[:, None], where.shape)
+    combs = np.zeros((n_channels, len(candidates)), dtype=np.float32)
+    for channel, share in ((low, 1 - where + low), (low + 1, where - low)):
+        on = (channel >= 0) & (channel < n_channels)
+        np.add.at(combs, (channel[on], column[on]), share[on])
+    return combs
+
+# %% ../nbs/00_energy.ipynb #03b124f9
+def _neighbours(energy_kev: float, others: np.ndarray, reach_kev: float, detector: Detector) -> list[float]:
+    "Lines that reach into a window and show as peaks of their own, the strongest kinds first."
+    taken = [energy_kev]
+    for other in others[np.abs(others - energy_kev) < reach_kev]:
+        if all(resolved(other, kev, detector) for kev in taken): taken.append(other)
+    return taken[1:]
+
+# %% ../nbs/00_energy.ipynb #93c7e43f
+WINDOW_FWHM = 0.9
+
+def _window(energy_kev: float, others: np.ndarray, nominal: EnergyAxis, detector: Detector) -> np.ndarray:
+    "(3, N): turns the N channels around a mark into its height, height times shift (channels), and height times relative excess of width."
+    fwhm = detector.fwhm_kev(energy_kev) / nominal.gain_kev
+    sigma, n = fwhm / np.sqrt(8 * np.log(2)), max(int(np.ceil(WINDOW_FWHM * fwhm)), 2)
+    x = np.arange(-n, n + 1)
+    near = np.array([0.0] + [kev - energy_kev for kev in _neighbours(energy_kev, others, (n + fwhm) * nominal.gain_kev, detector)])
+    bells = np.exp(-0.5 * ((x[:, None] - near / nominal.gain_kev) / sigma) ** 2)
+    shapes = np.column_stack([bells[:, 0], bells[:, 0] * x / sigma**2, x**0, x / n, bells[:, 1:]])
+    wider = np.linalg.pinv(np.column_stack([bells[:, 0] * (x / sigma) ** 2, shapes]))[:1]
+    return np.concatenate([np.linalg.pinv(shapes)[:2], wider]).astype(np.float32)
+
+# %% ../nbs/00_energy.ipynb #cdc7a6a9
+def _measure(
+    counts: np.ndarray, # (B, C)
+    expected: np.ndarray, # (B,) channel where the line is expected
+    window: np.ndarray, # (3, N), as from `_window`
+) -> tuple[np.ndarray, ...]: # position and its standard error, channels; height in standard errors; relative excess of width; each (B,)
+    "Where one line is in each spectrum, how sure that is, and how far it stands above its background."
+    n = window.shape[1]
+    start = np.clip(np.rint(expected).astype(int) - n // 2, 0, counts.shape[1] - n)
+    cut = np.lib.stride_tricks.sliding_window_view(counts, n, axis=1)[np.arange(len(counts)), start].T
+    (height, moved, wider), (height_variance, moved_variance, _) = window @ cut, window**2 @ cut + 1e-6
+    shift, height = moved / np.maximum(height, 1e-3), np.maximum(height, 1e-3)
+    return start + n // 2 + shift, np.sqrt(moved_variance + shift**2 * height_variance) / height, height / np.sqrt(height_variance), wider / height
+
+# %% ../nbs/00_energy.ipynb #075bbb10
+def _straight(channel: np.ndarray, energies: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Gain and offset (B,) of weighted straight lines through (B, L) channels and (L,) energies."
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = weight / weight.sum(1, keepdims=True)
+        x0, y0 = (share * channel).sum(1), (share * energies).sum(1)
+        x = channel - x0[:, None]
+        gain = (share * x * (energies - y0[:, None])).sum(1) / (share * x * x).sum(1)
+        return gain, y0 - gain * x0
+
+# %% ../nbs/00_energy.ipynb #dd53fa98
+LINE_ERROR_KEV = 0.004
+
+def _robust(channel: np.ndarray, energies: np.ndarray, variance: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "The straight line that most lines agree on; those far from it lose their weight (Geman and McClure 1987)."
+    gain, offset = _straight(channel, energies, found / variance)
+    for _ in range(5):
+        residual = energies - offset[:, None] - gain[:, None] * channel
+        gain, offset = _straight(channel, energies, found / variance / (1 + residual**2 / (4 * variance)) ** 2)
+    return gain, offset
+
+# %% ../nbs/00_energy.ipynb #3c56ac18
+@dataclass(frozen=True)
+class _Search:
+    "What the calibration of many spectra shares."
+    nominal: EnergyAxis
+    marks: pd.DataFrame # L rows: element, line, energy_kev
+    fwhm: np.ndarray # (L,) widths, keV
+    n_channels: int # channels that the lines can reach
+    candidates: np.ndarray # (G, 2) gains and offsets
+    seen: np.ndarray # (K,) channels that a comb touches
+    half: np.ndarray # (K,) half widths there, channels
+    combs: np.ndarray # (K, G)
+    windows: list[np.ndarray] # L times (3, N)
+
+# %% ../nbs/00_energy.ipynb #4a5575b4
+def _search(nominal: EnergyAxis, lines: pd.DataFrame, detector: Detector) -> _Search:
+    "Prepare candidates, combs and windows for the marks on the axis."
+    marks = lines[lines["mark"] & lines["energy_kev"].between(*nominal.edges[[0, -1]])]
+    energies, others = marks["energy_kev"].to_numpy(float), lines["energy_kev"].to_numpy(float)
+    windows = [_window(kev, others, nominal, detector) for kev in energies]
+    fits = [w.shape[1] <= nominal.n_channels for w in windows]
+    if sum(fits) < 2: return None
+    marks, energies, windows = marks[fits], energies[fits], [w for w, ok in zip(windows, fits) if ok]
+    n = min(nominal.n_channels, int((energies.max() - nominal.offset_kev + 0.5) * (1 + 2 * GAIN_LIMIT) / nominal.gain_kev))
+    candidates = _candidates(nominal, energies, detector)
+    combs = _combs(candidates, energies, n)
+    seen = np.flatnonzero(combs.any(axis=1))
+    half = np.rint(detector.fwhm_kev(nominal.centers[seen].clip(0)) / nominal.gain_kev / 2).astype(int).clip(1)
+    return _Search(nominal, marks, detector.fwhm_kev(energies), n, candidates, seen, half, combs[seen], windows)
+
+# %% ../nbs/00_energy.ipynb #9ffe39ae
+SIGNIFICANT, POSITION_LIMIT_KEV = 5.0, 0.02
+
+def _positions(counts: np.ndarray, gain: np.ndarray, offset: np.ndarray, search: _Search) -> tuple[np.ndarray, ...]:
+    "(B, L) channel, variance (keV squared), found, and excess of width, of each mark in each spectrum."
+    energies = search.marks["energy_kev"].to_numpy(float)
+    measured = [_measure(counts, (kev - offset) / gain, window) for kev, window in zip(energies, search.windows)]
+    channel, error, height, wider = (np.stack(part, axis=1).astype(float) for part in zip(*measured))
+    error = error * search.nominal.gain_kev
+    near = np.abs(offset[:, None] + gain[:, None] * channel - energies) < 0.4 * search.fwhm
+    return channel, error**2 + LINE_ERROR_KEV**2, (height > SIGNIFICANT) & near & (error < POSITION_LIMIT_KEV), wider
+
+# %% ../nbs/00_energy.ipynb #7b07df02
+def _coarse(counts: np.ndarray, search: _Search) -> tuple[np.ndarray, np.ndarray]:
+    "Gain and offset (B,) of the comb that meets most peaks."
+    best = (_peakedness(counts, search.seen, search.half) @ search.combs).argmax(axis=1)
+    return search.candidates[best, 0], search.candidates[best, 1]
+
+# %% ../nbs/00_energy.ipynb #ec588e47
+def _fit_lines(counts: np.ndarray, search: _Search) -> dict[str, np.ndarray]:
+    "Gain and offset (B,), and channel, residual (keV), found, used and excess of width (B, L)."
+    counts = np.ascontiguousarray(counts[:, :search.n_channels], dtype=np.float32)
+    gain, offset = _coarse(counts, search)
+    energies, nominal = search.marks["energy_kev"].to_numpy(float), search.nominal
+    for _ in range(3):
+        channel, variance, found, wider = _positions(counts, gain, offset, search)
+        new_gain, new_offset = _robust(channel, energies, variance, found)
+        sane = (np.abs(new_gain / nominal.gain_kev - 1) < 2 * GAIN_LIMIT) & (np.abs(new_offset - nominal.offset_kev) < 3 * OFFSET_LIMIT_KEV)
+        gain, offset = np.where(sane, new_gain, gain), np.where(sane, new_offset, offset)
+    residual = energies - offset[:, None] - gain[:, None] * channel
+    used = found & (residual**2 < 9 * variance)
+    return dict(gain=gain, offset=offset, channel=channel, residual=residual, found=found, used=used, wider=np.where(used, wider, 0.0))
+
+# %% ../nbs/00_energy.ipynb #4e492885
+def _strangeness(fit: dict[str, np.ndarray], nominal: EnergyAxis) -> np.ndarray:
+    "(B,) the worst of gain, offset and widths; 0 is as expected, 1 is at the limit."
+    gain, offset = np.abs(fit["gain"] / nominal.gain_kev - 1) / GAIN_LIMIT, np.abs(fit["offset"] - nominal.offset_kev) / OFFSET_LIMIT_KEV
+    return np.max([gain, offset, np.abs(fit["wider"]).max(axis=1)], axis=0)
+
+# %% ../nbs/00_energy.ipynb #cb692822
+SPAN_KEV, RMS_LIMIT_KEV, AGREEING, WIDTH_LIMIT = 1.0, 0.01, 0.6, 0.5
+
+def _verdict(fit: dict[str, np.ndarray], search: _Search) -> tuple[np.ndarray, np.ndarray]:
+    "Root mean square residual (B,) of the lines used, keV, and a note (B,) that is empty where the fit is to be trusted."
+    used, n, nominal = fit["used"], fit["used"].sum(1), search.nominal
+    rms = np.sqrt((used * fit["residual"] ** 2).sum(1) / n.clip(1))
+    energies = np.where(used, search.marks["energy_kev"].to_numpy(float), np.nan)
+    span = np.fmax.reduce(energies, axis=1) - np.fmin.reduce(energies, axis=1)
+    reasons = {
+        "fewer than two lines found": fit["found"].sum(1) < 2, "lines do not agree": (n < 2) | (n < AGREEING * fit["found"].sum(1)),
+        f"lines span less than {SPAN_KEV:g} keV": ~(span > SPAN_KEV), f"lines scatter by more than {RMS_LIMIT_KEV * 1e3:g} eV": rms > RMS_LIMIT_KEV,
+        "peaks do not have the detector's width": np.abs(fit["wider"].sum(1)) > WIDTH_LIMIT * n,
+        "two lines alone do not convince": (n == 2) & (_strangeness(fit, nominal) > 0.5),
+        f"gain more than {GAIN_LIMIT:.0%} from nominal": np.abs(fit["gain"] / nominal.gain_kev - 1) > GAIN_LIMIT,
+        f"offset more than {OFFSET_LIMIT_KEV * 1e3:g} eV from nominal": np.abs(fit["offset"] - nominal.offset_kev) > OFFSET_LIMIT_KEV}
+    return rms, np.select(list(reasons.values()), list(reasons), "").astype(object)
+
+# %% ../nbs/00_energy.ipynb #455a8ae9
+def _checked_input(counts: np.ndarray, nominal: EnergyAxis, lines: pd.DataFrame | None, tube: Tube) -> tuple[np.ndarray, pd.DataFrame]:
+    "The counts (B, C) and the lines, or a `ValueError`."
+    counts, lines = np.asarray(counts), calibration_lines(tube) if lines is None else lines
+    if counts.ndim != 2 or counts.shape[1] != nominal.n_channels: raise ValueError(f"counts have shape {counts.shape}; expected (spectra, {nominal.n_channels})")
+    if counts.dtype.kind not in "iuf": raise ValueError(f"counts are of type {counts.dtype}; expected numbers")
+    if counts.size and not (np.isfinite(counts.min()) and np.isfinite(counts.max()) and counts.min() >= 0): raise ValueError(f"counts reach from {counts.min()} to {counts.max()}; expected finite numbers of at least 0")
+    lacking = {"element", "line", "energy_kev"} - set(getattr(lines, "columns", ()))
+    if lacking: raise ValueError(f"lines lack {sorted(lacking)}; expected a table as from calibration_lines")
+    return counts, lines if "mark" in lines else lines.assign(mark=True)
+
+# %% ../nbs/00_energy.ipynb #85af25d9
+CHUNK = 1024
+
+def fit_axes(
+    counts: np.ndarray, # (B, C) spectra
+    nominal: EnergyAxis = EnergyAxis(), # the axis that the instrument should have
+    lines: pd.DataFrame | None = None, # element, line, energy_kev, mark; None: `calibration_lines(tube)`
+    tube: Tube = Tube(), # decides which lines can be there
+    detector: Detector = Detector(), # decides how wide they are
+) -> pd.DataFrame: # B rows: gain_kev, offset_kev, n_lines, rms_kev, trusted, note
+    "Gain and offset of each spectrum, fitted on its lines; nominal, with the reason, where the fit is not to be trusted."
+    counts, lines = _checked_input(counts, nominal, lines, tube)
+    search = _search(nominal, lines, detector)
+    parts = [_axes_frame(_fit_lines(counts[i:i + CHUNK], search), search) for i in range(0, len(counts), CHUNK)] if search else []
+    return pd.concat(parts, ignore_index=True) if parts else _no_axes(len(counts), nominal)
+
+# %% ../nbs/00_energy.ipynb #0f413f26
+def _axes_frame(fit: dict[str, np.ndarray], search: _Search) -> pd.DataFrame:
+    "The fits of one chunk as a table."
+    rms, note = _verdict(fit, search)
+    trusted, nominal = note == "", search.nominal
+    return pd.DataFrame(dict(gain_kev=np.where(trusted, fit["gain"], nominal.gain_kev), offset_kev=np.where(trusted, fit["offset"], nominal.offset_kev),
+                             n_lines=fit["used"].sum(1), rms_kev=np.where(fit["used"].any(1), rms, np.nan), trusted=trusted, note=note))
+
+# %% ../nbs/00_energy.ipynb #82fd2b87
+def _no_axes(n: int, nominal: EnergyAxis) -> pd.DataFrame:
+    "The table where there is nothing to fit: no spectra, or an axis with fewer than two lines on it."
+    return pd.DataFrame(dict(gain_kev=np.full(n, nominal.gain_kev), offset_kev=np.full(n, nominal.offset_kev), n_lines=np.zeros(n, dtype=int),
+                             rms_kev=np.full(n, np.nan), trusted=np.zeros(n, dtype=bool), note=np.full(n, "fewer than two lines on the axis", dtype=object)))
+
+# %% ../nbs/00_energy.ipynb #dfab21e8
+@dataclass(frozen=True)
+class AxisFit:
+    "The energy axis of one spectrum, and how it was come by."
+    axis: EnergyAxis # fitted, or nominal where not trusted
+    trusted: bool # whether the axis is the fitted one
+    lines: pd.DataFrame # line, energy_kev, channel, used, residual_kev; of the fit, trusted or not; channel NaN if the line was not found
+    note: str # why the fit is not trusted, or empty
+
+# %% ../nbs/00_energy.ipynb #52a39bc2
+def fit_axis(
+    counts: np.ndarray, # (C,) one spectrum; for a weak core, the sum of many
+    nominal: EnergyAxis = EnergyAxis(), # the axis that the instrument should have
+    lines: pd.DataFrame | None = None, # element, line, energy_kev, mark; None: `calibration_lines(tube)`
+    tube: Tube = Tube(), # decides which lines can be there
+    detector: Detector = Detector(), # decides how wide they are
+) -> AxisFit: # with the table of lines
+    "The energy axis of one spectrum, fitted on its lines."
+    row = fit_axes(np.asarray(counts)[None], nominal, lines, tube, detector).iloc[0]
+    search = _search(nominal, _checked_input(np.asarray(counts)[None], nominal, lines, tube)[1], detector)
+    table = _lines_table(_fit_lines(np.asarray(counts)[None], search), search) if search else _lines_table(None, None)
+    return AxisFit(EnergyAxis(float(row.gain_kev), float(row.offset_kev), nominal.n_channels), bool(row.trusted), table, row.note)
+
+# %% ../nbs/00_energy.ipynb #79754be0
+def _lines_table(fit: dict[str, np.ndarray] | None, search: _Search | None) -> pd.DataFrame:
+    "One row a mark of the first spectrum."
+    if search is None: return pd.DataFrame(columns=["line", "energy_kev", "channel", "used", "residual_kev"])
+    seen = fit["found"][0]
+    table = dict(line=search.marks["element"] + " " + search.marks["line"], energy_kev=search.marks["energy_kev"], channel=np.where(seen, fit["channel"][0], np.nan),
+                 used=fit["used"][0], residual_kev=np.where(seen, fit["residual"][0], np.nan))
+    return pd.DataFrame(table).sort_values("energy_kev", ignore_index=True)
