@@ -16,11 +16,11 @@ import pandas as pd
 
 from max_nb.baselines import rivals
 from max_nb.evaluate import budget_split, label_budget_curve
-from max_nb.mae import MAX, write_atomically
+from max_nb.mae import MAX
 from max_nb.plots import plot_budget
 from max_nb.pretrain import pretrain
 from max_nb.regress import MAXRegressor
-from max_nb.spectra import Spectra
+from max_nb.spectra import Spectra, write_atomically
 
 HERE = Path(__file__).parent
 DATA = HERE.parent.parent / "shared" / "real" / "marine_sediments.parquet"

@@ -45,17 +45,11 @@ def fold_numbers(s: Spectra,           # all spectra
     return np.where(labelled, numbers, -1) if split == "random" else numbers
 
 # %% ../nbs/09_evaluate.ipynb #45c1faad
-def _column(s: Spectra, name: str) -> pd.Series:
-    "A column of info without gaps."
-    if name not in s.info: raise ValueError(f"info has no column {name!r}; expected one of {list(s.info.columns)}")
-    if s.info[name].isna().any(): raise ValueError(f"info column {name!r} is empty in row {s.info[name].isna().to_numpy().argmax()}; expected a value for every spectrum")
-    return s.info[name]
-
 def _units(s: Spectra, split: str, by: str, block_mm: float) -> np.ndarray:
     "Number of the core, or of the stretch of core, of each spectrum."
-    core = _column(s, by)
+    core = s.column(by, whole=True)
     if split == "core": return pd.factorize(core)[0]
-    stretch = (_column(s, "depth_mm") // block_mm).astype(int)
+    stretch = (s.column("depth_mm", whole=True) // block_mm).astype(int)
     return pd.factorize(core.astype(str) + "/" + stretch.astype(str))[0]
 
 # %% ../nbs/09_evaluate.ipynb #7cd7c060
@@ -100,7 +94,7 @@ def _one_fold(estimator, spectra, Y, held, by, split, adapt, coverage) -> pd.Dat
     train, targets = spectra[~held], list(Y)
     if callable(adapt): estimator = adapt(estimator, train, spectra[held])
     elif adapt: train = Spectra.concat([train, hide_labels(spectra[held], targets)])
-    groups = None if split == "random" else _column(train, by).to_numpy()
+    groups = None if split == "random" else train.column(by, whole=True).to_numpy()
     model = fit_on(estimator, train, targets, groups)
     rows = np.flatnonzero(held & Y.notna().any(axis=1).to_numpy())
     limits = _limits(model, spectra[rows], len(targets), coverage)
@@ -275,7 +269,7 @@ def budget_split(spectra: Spectra,     # with the target in info
     "A test part, and an order in which the other labels are granted."
     rng, labelled = np.random.default_rng(seed), np.flatnonzero(spectra.targets(target)[target].notna())
     if by is None: order = rng.permutation(labelled); cut = round(test * len(order)); return np.sort(order[:cut]), order[cut:]
-    group = _column(spectra, by).to_numpy()
+    group = spectra.column(by, whole=True).to_numpy()
     names = rng.permutation(pd.unique(group[labelled]))
     held = np.isin(group[labelled], names[:max(1, round(test * len(names)))])
     return labelled[held], rng.permutation(labelled[~held])
@@ -305,7 +299,7 @@ def _budget_point(estimator, spectra, target, budget, seed, test, by, adapt) -> 
     n = len(order) if budget is None else budget
     if not 2 <= n <= len(order): raise ValueError(f"budget {n} cannot be met: {len(order)} labels of {target!r} are left to train on; expected 2 to {len(order)}")
     train = _granted(spectra, target, held, order[:n], by, adapt)
-    model = fit_on(seeded(estimator, seed), train, [target], None if by is None else _column(train, by).to_numpy())
+    model = fit_on(seeded(estimator, seed), train, [target], None if by is None else train.column(by, whole=True).to_numpy())
     y, p = spectra.info[target].to_numpy(float)[held], np.ravel(model.predict(spectra[held] if "targets" in model.get_params() else spectra.counts[held]))
     m = train.info[target].mean()
     return dict(budget=n, seed=seed, **scores(y, p, m), r2_ln=ln_r2(y, p), protocol="adapted" if adapt else "strict")

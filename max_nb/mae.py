@@ -4,7 +4,7 @@
 
 # %% ../nbs/05_mae.ipynb #2862e58b
 from __future__ import annotations
-import json, math, os, tempfile
+import json, math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -15,16 +15,16 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from .energy import EnergyAxis, GAIN_KEV, N_CHANNELS, OFFSET_KEV
-from .spectra import as_counts
+from .spectra import as_counts, write_atomically
 
 # %% auto #0
 __all__ = ['NORMALISATIONS', 'REFERENCE_TOTAL', 'PRESETS', 'PRESET_WINDOW_KEV', 'PRESET_NORMALISATION', 'XPT_NAMES',
            'XPT_DERIVED', 'XPT_KEYS', 'patchify', 'random_mask', 'check_mask', 'visible_index', 'sincos_positions',
            'Attention', 'MLP', 'Block', 'MAXConfig', 'check_config', 'Normalisation', 'Normaliser', 'Encoder',
            'Decoder', 'MAEOutput', 'initialise', 'as_tensor', 'MAX', 'masked_mse', 'whole', 'encode', 'reconstruct',
-           'preset_config', 'from_preset', 'write_atomically', 'save_pretrained', 'load_strictly', 'read_config',
-           'config_from', 'find_pretrained', 'read_safetensors', 'from_pretrained', 'xpt_encoder', 'xpt_decoder',
-           'read_xpt', 'check_positions', 'from_xpt']
+           'preset_config', 'from_preset', 'save_pretrained', 'load_strictly', 'read_config', 'config_from',
+           'find_pretrained', 'read_safetensors', 'from_pretrained', 'xpt_encoder', 'xpt_decoder', 'read_xpt',
+           'check_positions', 'from_xpt']
 
 # %% ../nbs/05_mae.ipynb #27bbc229
 def patchify(
@@ -411,14 +411,6 @@ def from_preset(cls,
         return cls(preset_config(name, **changes))
 
 MAX.from_preset = classmethod(from_preset)
-
-# %% ../nbs/05_mae.ipynb #057211f6
-def write_atomically(path: Path, write) -> None:
-    "Call `write(temporary path)` and move the result to `path` in one step."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}."); os.close(handle)
-    try: write(Path(name)); os.replace(name, path)
-    finally: Path(name).unlink(missing_ok=True)
 
 # %% ../nbs/05_mae.ipynb #d7525ef3
 def save_pretrained(self: MAX, folder) -> Path:

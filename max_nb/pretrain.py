@@ -14,15 +14,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .mae import MAX, as_tensor, random_mask, write_atomically
-from .spectra import Spectra, as_counts
+from .mae import MAX, as_tensor, random_mask
+from .spectra import Spectra, as_counts, fingerprint, write_atomically
 
 # %% auto #0
 __all__ = ['KEPT', 'SAVE_EVERY_S', 'mixing_weights', 'recount', 'mix_and_recount', 'step_generator', 'PretrainSettings',
-           'draw_batch', 'steps_per_epoch', 'rate_at', 'train_step', 'make_optimizer', 'fingerprint', 'Trainer',
-           'save_checkpoint', 'load_checkpoint', 'restore', 'patient_interrupt', 'close_epoch', 'check_loss',
-           'one_step', 'run_steps', 'PretrainRun', 'default_epochs', 'as_model', 'check_spectra', 'make_trainer',
-           'finish', 'pretrain', 'informative_patches', 'reconstruction_r2']
+           'draw_batch', 'steps_per_epoch', 'rate_at', 'train_step', 'make_optimizer', 'Trainer', 'save_checkpoint',
+           'load_checkpoint', 'restore', 'patient_interrupt', 'close_epoch', 'check_loss', 'one_step', 'run_steps',
+           'PretrainRun', 'default_epochs', 'as_model', 'check_spectra', 'make_trainer', 'finish', 'pretrain',
+           'informative_patches', 'reconstruction_r2']
 
 # %% ../nbs/06_pretrain.ipynb #cdb40fc1
 def mixing_weights(
@@ -135,12 +135,6 @@ def make_optimizer(model: MAX, settings: PretrainSettings) -> torch.optim.Optimi
     free = [p for p in model.parameters() if p.ndim != 2]
     groups = [dict(params=decayed, weight_decay=settings.weight_decay), dict(params=free, weight_decay=0.0)]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
-
-# %% ../nbs/06_pretrain.ipynb #600dd524
-def fingerprint(counts: np.ndarray) -> str:
-    "A short name for an array's content."
-    import hashlib
-    return hashlib.sha256(np.ascontiguousarray(counts).tobytes() + str(counts.shape).encode()).hexdigest()[:16]
 
 # %% ../nbs/06_pretrain.ipynb #482c7ce9
 @dataclass

@@ -4,7 +4,7 @@
 
 # %% ../nbs/12_quantify.ipynb #af93e063
 from __future__ import annotations
-import argparse, hashlib, html, json, os, shutil, sys, time
+import argparse, html, json, os, shutil, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .spectra import Spectra, as_counts
+from .spectra import Spectra, as_counts, fingerprint, write_atomically
 
 # %% auto #0
 __all__ = ['FEWEST', 'FEW', 'GROUPS', 'OURS', 'SCRATCH', 'SHORT_LIST', 'QUICK_SAID', 'CONTROLS', 'QUICK', 'EXPLAIN', 'STYLE',
@@ -164,10 +164,8 @@ def prepare(scans, labels, targets: tuple, group: str | None = None, tolerance_m
 
 # %% ../nbs/12_quantify.ipynb #e40b5ba1
 def identity(spectra: Spectra, **settings) -> dict: # what would change the pre-trained model
-    "Fingerprint of the counts, the energy axis and the settings, as plain JSON values."
-    counts = np.ascontiguousarray(as_counts(spectra))
-    digest = hashlib.sha256(counts.tobytes() + f"{counts.shape}{counts.dtype}{spectra.axis}".encode()).hexdigest()
-    return dict(counts=digest, spectra=len(spectra), **settings)
+    "Fingerprint of the counts and the energy axis, and the settings, as plain JSON values."
+    return dict(counts=fingerprint(spectra, spectra.counts.dtype, spectra.axis), spectra=len(spectra), **settings)
 
 # %% ../nbs/12_quantify.ipynb #dc930b43
 def claim_folder(folder: Path,   # for the pre-trained model
@@ -179,7 +177,7 @@ def claim_folder(folder: Path,   # for the pre-trained model
     if note.exists(): shutil.rmtree(folder)
     elif Path(folder).exists() and any(Path(folder).iterdir()): raise ValueError(f"{folder}: holds files that max_nb did not write; expected an empty folder, or another --out")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(made_from, indent=1))
+    write_atomically(note, lambda part: part.write_text(json.dumps(made_from, indent=1)))
     return False
 
 # %% ../nbs/12_quantify.ipynb #c10fd7f7
@@ -727,9 +725,10 @@ def _run_simulate(a):
     from max_nb.simulate import laboratory_table, simulate_archive
     archive = simulate_archive(a.cores, a.per_core, seed=a.seed)
     if a.labels:
-        _write_csv(laboratory_table(archive, a.labels_per_core, seed=a.seed), a.labels)
+        labels = laboratory_table(archive, a.labels_per_core, seed=a.seed)
+        write_atomically(a.labels, lambda part: labels.to_csv(part, index=False))
         archive.info = archive.info.rename(columns={t: f"true_{t}" for t in ("CaCO3", "TOC")})
-    print(f"{archive}\nwritten to {archive.to_parquet(_with_folder(a.out))}" + (f", laboratory values to {a.labels}" if a.labels else ""))
+    print(f"{archive}\nwritten to {archive.to_parquet(a.out)}" + (f", laboratory values to {a.labels}" if a.labels else ""))
 
 # %% ../nbs/12_quantify.ipynb #68eaede4
 def _add_others(commands):
@@ -752,20 +751,7 @@ def _run_pretrain(a):
 
 def _run_ingest(a):
     scans = load_scans(a.path)
-    print(f"{scans}\nwritten to {scans.to_parquet(_with_folder(a.out))}")
-
-# %% ../nbs/12_quantify.ipynb #50885571
-def _with_folder(path) -> Path:
-    "The path, its folder made if need be."
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return Path(path)
-
-def _write_csv(table, path):
-    part = _with_folder(path).with_name(f".{Path(path).name}.{os.getpid()}")
-    try:
-        table.to_csv(part, index=False)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    print(f"{scans}\nwritten to {scans.to_parquet(a.out)}")
 
 # %% ../nbs/12_quantify.ipynb #95b3b97a
 def main(argv: list[str] | None = None, # None: the command line's

@@ -15,10 +15,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn, Tensor
 
 from .mae import (MAX, as_tensor, check_mask, check_positions, load_strictly, random_mask, read_config, read_safetensors,
-                        read_xpt, write_atomically, xpt_encoder)
+                        read_xpt, xpt_encoder)
 from .pretrain import mixing_weights, rate_at, recount, step_generator
 from .energy import EnergyAxis
-from .spectra import Spectra, as_counts, as_targets
+from .spectra import Spectra, as_counts, as_targets, write_atomically
 
 # %% auto #0
 __all__ = ['STRETCH', 'least_skewed', 'ln_floor', 'TargetScale', 'Network', 'labelled_batch', 'masked_error', 'FineTuneSettings',

@@ -5,7 +5,7 @@
 # %% ../nbs/01_spectra.ipynb #b0c5f038
 from __future__ import annotations
 
-import os, warnings
+import hashlib, os, secrets, warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 from .energy import EnergyAxis
 
 # %% auto #0
-__all__ = ['AXIS_KEYS', 'rebin_counts', 'Spectra', 'grouped_split', 'as_counts', 'as_targets']
+__all__ = ['AXIS_KEYS', 'rebin_counts', 'write_atomically', 'Spectra', 'grouped_split', 'as_counts', 'as_targets', 'fingerprint']
 
 # %% ../nbs/01_spectra.ipynb #8cd0dc03
 def _checked_counts(counts: np.ndarray) -> np.ndarray:
@@ -78,16 +78,27 @@ def rebin_counts(
     return np.diff(running[:, right - 1] * (1 - share) + running[:, right] * share, axis=1).clip(0)
 
 # %% ../nbs/01_spectra.ipynb #27a4f581
+def write_atomically(
+    path: str | Path, # file to write; its folder is made if need be
+    write, # function that writes a file at the path it is given
+) -> Path: # the same path
+    "Let `write` make a file beside `path`, and move it there in one step. If it fails, what was there before stays and nothing is left over."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally: part.unlink(missing_ok=True)
+    return path
+
+# %% ../nbs/01_spectra.ipynb #107fa60d
 def _write(path: Path, counts: np.ndarray, info: pd.DataFrame, meta: dict[str, str]) -> None:
     "Write a Parquet file in one step."
     import pyarrow as pa, pyarrow.parquet as pq
     flat = pa.array(np.ascontiguousarray(counts).reshape(-1))
     table = pa.Table.from_pandas(info, preserve_index=False).append_column("spectrum", pa.FixedSizeListArray.from_arrays(flat, counts.shape[1]))
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **meta}), part)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    write_atomically(path, lambda part: pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **meta}), part))
 
 # %% ../nbs/01_spectra.ipynb #d78ef9f6
 def _open(path: Path):
@@ -152,9 +163,12 @@ class Spectra:
 
     def column(self,
         name: str, # of a column of info
+        whole: bool = False, # True: it must not be empty in any row
     ) -> pd.Series: # (B,)
-        "One column of info; `ValueError` that lists the columns if there is no such one."
+        "One column of info; `ValueError` that lists the columns if there is no such one, or names the row that is empty."
         if name not in self.info: raise ValueError(f"info has no column {name!r}; found {list(self.info.columns)}")
+        gaps = self.info[name].isna().to_numpy() if whole else np.zeros(0, bool)
+        if gaps.any(): raise ValueError(f"info column {name!r} is empty in row {gaps.argmax()}; expected a value for every spectrum")
         return self.info[name]
 
     @property
@@ -237,9 +251,7 @@ def grouped_split(
 ) -> tuple[Spectra, Spectra]: # train, test
     "Split by whole groups. Raises `ValueError` with fewer than two groups or a missing group name."
     if not 0 < test < 1: raise ValueError(f"test is {test!r}; expected a share between 0 and 1")
-    labels = s.column(by)
-    if labels.isna().any(): raise ValueError(f"info column {by!r} is empty in row {labels.isna().to_numpy().argmax()}; expected a group for every spectrum")
-    codes, names = pd.factorize(labels)
+    codes, names = pd.factorize(s.column(by, whole=True))
     if len(names) < 2: raise ValueError(f"info column {by!r} holds {len(names)} group; expected at least 2, one to train on and one to test")
     order = np.random.default_rng(seed).permutation(len(names))
     reached = np.cumsum(np.bincount(codes)[order])[:-1]
@@ -297,3 +309,12 @@ def _plain(y) -> np.ndarray:
     except (ValueError, TypeError): raise ValueError("y has rows of different length; expected one number of targets") from None
     if y.ndim not in (1, 2): raise ValueError(f"y has shape {y.shape}; expected (spectra,) or (spectra, targets)")
     return y
+
+# %% ../nbs/01_spectra.ipynb #90ee6528
+def fingerprint(
+    X: Spectra | np.ndarray, # Spectra, or counts (B, C)
+    *more, # what else is to make a difference, such as the axis
+) -> str: # 16 hexadecimal digits
+    "A short name for the content of counts."
+    counts = X.counts if isinstance(X, Spectra) else np.asarray(X)
+    return hashlib.sha256(np.ascontiguousarray(counts).tobytes() + "".join(map(str, (counts.shape, *more))).encode()).hexdigest()[:16]
