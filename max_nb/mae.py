@@ -5,6 +5,7 @@
 # %% ../nbs/05_mae.ipynb #2862e58b
 from __future__ import annotations
 import json, math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +21,11 @@ from .spectra import as_counts, write_atomically
 # %% auto #0
 __all__ = ['NORMALISATIONS', 'REFERENCE_TOTAL', 'PRESETS', 'PRESET_WINDOW_KEV', 'PRESET_NORMALISATION', 'XPT_NAMES',
            'XPT_DERIVED', 'XPT_KEYS', 'patchify', 'random_mask', 'check_mask', 'visible_index', 'sincos_positions',
-           'Attention', 'MLP', 'Block', 'MAXConfig', 'check_config', 'Normalisation', 'Normaliser', 'Encoder',
-           'Decoder', 'MAEOutput', 'initialise', 'as_tensor', 'MAX', 'masked_mse', 'whole', 'encode', 'reconstruct',
-           'preset_config', 'from_preset', 'save_pretrained', 'load_strictly', 'read_config', 'config_from',
-           'find_pretrained', 'read_safetensors', 'from_pretrained', 'xpt_encoder', 'xpt_decoder', 'read_xpt',
-           'check_positions', 'from_xpt']
+           'Attention', 'MLP', 'Block', 'MAXConfig', 'check_config', 'Normalisation', 'channel_statistics',
+           'Normaliser', 'Encoder', 'Decoder', 'MAEOutput', 'initialise', 'as_tensor', 'check_shape', 'MAX',
+           'masked_mse', 'whole', 'encode', 'reconstruct', 'preset_config', 'from_preset', 'save_pretrained',
+           'load_strictly', 'read_config', 'config_from', 'find_pretrained', 'read_safetensors', 'from_pretrained',
+           'xpt_encoder', 'xpt_decoder', 'read_xpt', 'check_positions', 'from_xpt']
 
 # %% ../nbs/05_mae.ipynb #27bbc229
 def patchify(
@@ -180,6 +181,20 @@ NORMALISATIONS = {
     "sqrt-channel": Normalisation("sqrt", "channel"),
 }
 
+# %% ../nbs/05_mae.ipynb #92dd5507
+def channel_statistics(
+    parts: Iterable[Tensor],      # of (B, C) each
+) -> tuple[Tensor, Tensor]:       # (C,) mean, (C,) standard deviation; that of a single spectrum is 0
+    "Mean and standard deviation of each channel over all parts."
+    n, mean, squares = 0, 0.0, 0.0
+    for x in parts:
+        k, shift = len(x), x.mean(0).double() - mean
+        if k > 1: squares = squares + x.std(0).double().square() * (k - 1)
+        squares = squares + shift.square() * (n * k / (n + k))
+        mean, n = mean + shift * (k / (n + k)), n + k
+        del x # before the next part is made
+    return mean.float(), (squares / max(n - 1, 1)).sqrt().float()
+
 # %% ../nbs/05_mae.ipynb #871f7d5c
 class Normaliser(nn.Module):
     "Raw counts to what the network sees, and back."
@@ -189,11 +204,10 @@ class Normaliser(nn.Module):
         self.register_buffer("mean", torch.zeros(n_channels))
         self.register_buffer("std", torch.ones(n_channels))
 
-    def learn(self, counts: Tensor) -> None:
-        "Take the channel statistics of the training spectra (only used where `over` is 'channel')."
-        x = self.stretch(counts)
-        std = x.std(0) if len(x) > 1 else torch.zeros_like(self.std)
-        self.mean.copy_(x.mean(0)); self.std.copy_(std.clamp_min(float(0.05 * std.max()) or 1.0))
+    def learn(self, counts: Tensor | Iterable[Tensor]) -> None:
+        "Take the channel statistics of the training spectra, whole or in parts (only used where `over` is 'channel')."
+        mean, std = channel_statistics(self.stretch(part) for part in ([counts] if isinstance(counts, Tensor) else counts))
+        self.mean.copy_(mean); self.std.copy_(std.clamp_min(float(0.05 * std.max()) or 1.0))
 
     def stretch(self, counts: Tensor) -> Tensor:
         if self.over == "channel": counts = counts * (REFERENCE_TOTAL / counts.sum(-1, keepdim=True).clamp_min(1))
@@ -294,9 +308,13 @@ def as_tensor(counts, # Spectra, array or tensor (B, C)
               device = None) -> Tensor:  # (B, C) float32
     "Raw counts as a float tensor; ValueError where the number of channels is not the model's."
     x = counts if isinstance(counts, Tensor) else torch.from_numpy(np.array(as_counts(counts), np.float32))
-    if x.ndim != 2 or x.shape[1] != config.n_channels:
-        raise ValueError(f"counts have shape {tuple(x.shape)}; expected (B, {config.n_channels}), one row a spectrum")
+    check_shape(x, config)
     return x.to(device=device, dtype=torch.float32)
+
+def check_shape(counts, config: MAXConfig) -> None:
+    "ValueError where the number of channels is not the model's."
+    if counts.ndim != 2 or counts.shape[1] != config.n_channels:
+        raise ValueError(f"counts have shape {tuple(counts.shape)}; expected (B, {config.n_channels}), one row a spectrum")
 
 # %% ../nbs/05_mae.ipynb #4709c2f7
 class MAX(nn.Module):

@@ -14,15 +14,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .mae import MAX, as_tensor, random_mask
+from .mae import MAX, as_tensor, check_shape, random_mask
 from .spectra import Spectra, as_counts, fingerprint, write_atomically
 
 # %% auto #0
-__all__ = ['KEPT', 'SAVE_EVERY_S', 'mixing_weights', 'recount', 'mix_and_recount', 'step_generator', 'PretrainSettings',
-           'draw_batch', 'steps_per_epoch', 'rate_at', 'train_step', 'make_optimizer', 'Trainer', 'save_checkpoint',
-           'load_checkpoint', 'restore', 'patient_interrupt', 'close_epoch', 'check_loss', 'one_step', 'run_steps',
-           'PretrainRun', 'default_epochs', 'as_model', 'check_spectra', 'make_trainer', 'finish', 'pretrain',
-           'informative_patches', 'reconstruction_r2']
+__all__ = ['KEPT', 'SAVE_EVERY_S', 'STATISTICS_OF', 'mixing_weights', 'recount', 'pick', 'mix_and_recount', 'step_generator',
+           'PretrainSettings', 'draw_batch', 'steps_per_epoch', 'rate_at', 'train_step', 'make_optimizer', 'Trainer',
+           'save_checkpoint', 'load_checkpoint', 'restore', 'patient_interrupt', 'close_epoch', 'check_loss',
+           'one_step', 'run_steps', 'PretrainRun', 'default_epochs', 'as_model', 'check_spectra', 'make_trainer',
+           'finish', 'pretrain', 'informative_patches', 'reconstruction_r2']
 
 # %% ../nbs/06_pretrain.ipynb #cdb40fc1
 def mixing_weights(
@@ -45,19 +45,28 @@ def recount(
     "Poisson counts, as a detector would draw them."
     return torch.poisson(share * total, generator=generator)
 
+# %% ../nbs/06_pretrain.ipynb #c45fbc0a
+def pick(
+    counts: np.ndarray | Tensor, # (N, C) raw counts, in memory or on disk
+    rows: Tensor,                # row numbers, in any shape
+) -> Tensor:                     # (*rows.shape, C) float32
+    "The spectra of these rows, and no others."
+    if isinstance(counts, Tensor): return counts[rows].float()
+    return torch.from_numpy(counts[rows.numpy()].astype(np.float32))
+
 # %% ../nbs/06_pretrain.ipynb #a7305d83
 def mix_and_recount(
-    counts: Tensor,              # (N, C) raw counts of the parents
+    counts: np.ndarray | Tensor, # (N, C) raw counts of the parents
     n: int,                      # mixtures wanted
     generator: torch.Generator,  # source of randomness
     most: int = 3,               # parents of a mixture, at most
     spread: float = 0.3,         # standard deviation of ln(total) around the parents'
 ) -> Tensor:                     # (n, C) counts
     "Convex mixtures of spectra, counted anew with a random total."
-    parents = torch.randint(len(counts), (n, most), generator=generator)
-    weights = mixing_weights(n, most, generator)
-    mix = torch.einsum("nk,nkc->nc", weights / counts.sum(1).clamp_min(1)[parents], counts[parents])
-    total = torch.einsum("nk,nk->n", weights, counts.sum(1)[parents])[:, None]
+    parents = pick(counts, torch.randint(len(counts), (n, most), generator=generator))
+    weights, totals = mixing_weights(n, most, generator), parents.sum(2)
+    mix = torch.einsum("nk,nkc->nc", weights / totals.clamp_min(1), parents)
+    total = torch.einsum("nk,nk->n", weights, totals)[:, None]
     return recount(mix, total * torch.exp(spread * torch.randn(n, 1, generator=generator)), generator)
 
 # %% ../nbs/06_pretrain.ipynb #11d2bc19
@@ -87,7 +96,7 @@ class PretrainSettings:
 
 # %% ../nbs/06_pretrain.ipynb #deb78d62
 def draw_batch(
-    counts: Tensor,             # (N, C) all spectra
+    counts: np.ndarray | Tensor, # (N, C) all spectra
     step: int,                  # which step
     settings: PretrainSettings,
     rank: int = 0,              # which process
@@ -97,7 +106,7 @@ def draw_batch(
     if settings.augment: return mix_and_recount(counts, settings.batch_size, generator), generator
     epoch, i = divmod(step, steps_per_epoch(len(counts), settings.batch_size))
     order = torch.randperm(len(counts), generator=step_generator(settings.seed, -1 - epoch))
-    return counts[order[i * settings.batch_size : (i + 1) * settings.batch_size]], generator
+    return pick(counts, order[i * settings.batch_size : (i + 1) * settings.batch_size]), generator
 
 # %% ../nbs/06_pretrain.ipynb #7d383251
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -117,7 +126,7 @@ def rate_at(
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 # %% ../nbs/06_pretrain.ipynb #2ac2b9e1
-def train_step(model, optimizer, accelerator, counts: Tensor, step: int, total: int, settings: PretrainSettings) -> float:
+def train_step(model, optimizer, accelerator, counts: np.ndarray | Tensor, step: int, total: int, settings: PretrainSettings) -> float:
     "One optimisation step; returns the loss."
     for group in optimizer.param_groups: group["lr"] = rate_at(step, total, settings.learning_rate, settings.warmup)
     batch, generator = draw_batch(counts, step, settings, accelerator.process_index)
@@ -143,7 +152,7 @@ class Trainer:
     model: MAX
     optimizer: torch.optim.Optimizer
     accelerator: object          # accelerate.Accelerator
-    counts: Tensor               # (N, C) raw counts
+    counts: np.ndarray           # (N, C) raw counts, in memory or on disk
     settings: PretrainSettings
     identity: dict               # what makes this run this run
     checkpoint: Path | None      # file to keep the state in
@@ -249,8 +258,11 @@ def as_model(model_or_preset, spectra: Spectra, seed: int) -> MAX:
     if isinstance(model_or_preset, MAX): return model_or_preset
     axis = spectra.axis
     model = MAX.from_preset(model_or_preset, seed=seed, n_channels=axis.n_channels, gain_kev=axis.gain_kev, offset_kev=axis.offset_kev)
-    model.normaliser.learn(as_tensor(spectra, model.config)[:, : model.config.n_window])
+    size = STATISTICS_OF if spectra.on_disk else max(1, len(spectra))
+    model.normaliser.learn(as_tensor(spectra.counts[i : i + size], model.config)[:, : model.config.n_window] for i in range(0, len(spectra), size))
     return model
+
+STATISTICS_OF = 8192 # spectra on disk that are floats at a time
 
 # %% ../nbs/06_pretrain.ipynb #744c6589
 def check_spectra(counts: np.ndarray, settings: PretrainSettings) -> None:
@@ -264,10 +276,11 @@ def check_spectra(counts: np.ndarray, settings: PretrainSettings) -> None:
 def make_trainer(model: MAX, counts: np.ndarray, settings: PretrainSettings, out) -> Trainer:
     "A run at step 0."
     from accelerate import Accelerator
+    check_shape(counts, model.config)
     identity = dict(settings=repr(settings), config=repr(model.config), data=fingerprint(counts))
     accelerator = Accelerator()
     prepared, optimizer = accelerator.prepare(model.train(), make_optimizer(model, settings))
-    return Trainer(prepared, optimizer, accelerator, as_tensor(counts, model.config), settings, identity, Path(out) / "checkpoint.pt" if out else None)
+    return Trainer(prepared, optimizer, accelerator, counts, settings, identity, Path(out) / "checkpoint.pt" if out else None)
 
 # %% ../nbs/06_pretrain.ipynb #fd45ad7d
 def finish(t: Trainer, out) -> PretrainRun:

@@ -745,13 +745,18 @@ def _add_others(commands):
     p.set_defaults(run=_run_ingest)
 
 def _run_pretrain(a):
-    scans = load_scans(a.scans)
+    scans = Spectra.from_parquet(a.scans, memory_map=None) if _is_parquet(a.scans) else load_scans(a.scans)
     good, said = usable(scans)
-    print(*said, adapted_encoder(scans[good], Path(a.out), preset=a.preset, epochs=a.epochs, seed=a.seed)[1], f"model: {a.out}", sep="\n")
+    print(*said, adapted_encoder(scans if good.all() else scans[good], Path(a.out), preset=a.preset, epochs=a.epochs, seed=a.seed)[1], f"model: {a.out}", sep="\n")
 
 def _run_ingest(a):
     scans = load_scans(a.path)
     print(f"{scans}\nwritten to {scans.to_parquet(a.out)}")
+
+def _is_parquet(path) -> bool:
+    "Does the file begin as Parquet files do?"
+    if not Path(path).is_file(): return False
+    with open(path, "rb") as file: return file.read(4) == b"PAR1"
 
 # %% ../nbs/12_quantify.ipynb #95b3b97a
 def main(argv: list[str] | None = None, # None: the command line's

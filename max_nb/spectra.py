@@ -5,7 +5,9 @@
 # %% ../nbs/01_spectra.ipynb #b0c5f038
 from __future__ import annotations
 
-import hashlib, os, secrets, warnings
+import hashlib, os, secrets, tempfile, warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,15 @@ import pandas as pd
 from .energy import EnergyAxis
 
 # %% auto #0
-__all__ = ['AXIS_KEYS', 'rebin_counts', 'write_atomically', 'Spectra', 'grouped_split', 'as_counts', 'as_targets', 'fingerprint']
+__all__ = ['AXIS_KEYS', 'LARGE', 'rebin_counts', 'write_atomically', 'write_parquet', 'Spectra', 'grouped_split', 'cache_folder',
+           'as_counts', 'as_targets', 'fingerprint']
+
+# %% ../nbs/01_spectra.ipynb #ff91da1b
+_ROWS = 1024 # spectra at a time
+
+def _chunks(n: int) -> list[slice]:
+    "Slices that cover n rows; a single empty one where there are none."
+    return [slice(i, i + _ROWS) for i in range(0, max(n, 1), _ROWS)]
 
 # %% ../nbs/01_spectra.ipynb #8cd0dc03
 def _checked_counts(counts: np.ndarray) -> np.ndarray:
@@ -23,15 +33,22 @@ def _checked_counts(counts: np.ndarray) -> np.ndarray:
     except (ValueError, TypeError): raise ValueError("counts are rows of different length; expected one number of channels") from None
     if counts.dtype.kind not in "iuf": raise ValueError(f"counts are of type {counts.dtype}; expected numbers (integers or floats)")
     if counts.ndim != 2: raise ValueError(f"counts have shape {counts.shape}; expected two dimensions, (spectra, channels); one spectrum is `counts[None]`")
-    if counts.size and not (np.isfinite(counts.min()) and np.isfinite(counts.max()) and counts.min() >= 0): _complain(counts)
+    if counts.size and not all(_possible(counts[rows]) for rows in _chunks(len(counts))): _complain(counts)
     return counts
+
+def _possible(counts: np.ndarray) -> bool:
+    "Are all finite and none below 0?"
+    least, most = counts.min(), counts.max()
+    return bool(np.isfinite(least) and np.isfinite(most) and least >= 0)
 
 # %% ../nbs/01_spectra.ipynb #c96a23b4
 def _complain(counts: np.ndarray) -> None:
     "Name the first count that cannot be."
-    bad = ~np.isfinite(counts) | (counts < 0)
-    row, channel = np.argwhere(bad)[0]
-    raise ValueError(f"counts[{row}, {channel}] is {counts[row, channel]}; expected a finite number of at least 0 (bad: {bad.sum()} values in {bad.any(1).sum()} of {len(counts)} spectra)")
+    def bad(rows): return ~np.isfinite(counts[rows]) | (counts[rows] < 0)
+    by_row = np.concatenate([bad(rows).sum(1) for rows in _chunks(len(counts))])
+    row = int(np.flatnonzero(by_row)[0])
+    channel = int(bad(row).argmax())
+    raise ValueError(f"counts[{row}, {channel}] is {counts[row, channel]}; expected a finite number of at least 0 (bad: {by_row.sum()} values in {(by_row > 0).sum()} of {len(counts)} spectra)")
 
 # %% ../nbs/01_spectra.ipynb #279fe1f2
 def _checked_info(info: pd.DataFrame | None, n: int) -> pd.DataFrame:
@@ -93,42 +110,161 @@ def write_atomically(
     return path
 
 # %% ../nbs/01_spectra.ipynb #107fa60d
-def _write(path: Path, counts: np.ndarray, info: pd.DataFrame, meta: dict[str, str]) -> None:
-    "Write a Parquet file in one step."
-    import pyarrow as pa, pyarrow.parquet as pq
-    flat = pa.array(np.ascontiguousarray(counts).reshape(-1))
-    table = pa.Table.from_pandas(info, preserve_index=False).append_column("spectrum", pa.FixedSizeListArray.from_arrays(flat, counts.shape[1]))
-    write_atomically(path, lambda part: pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **meta}), part))
-
-# %% ../nbs/01_spectra.ipynb #d78ef9f6
-def _open(path: Path):
-    "A Parquet file as a table with a column of spectra, or a `ValueError` that names the file."
-    import pyarrow as pa, pyarrow.parquet as pq
-    if not path.is_file(): raise ValueError(f"{path}: no such file; expected a Parquet file")
-    try: table = pq.read_table(path, partitioning=None)
-    except (pa.ArrowException, OSError) as e: raise ValueError(f"{path}: cannot be read as Parquet ({str(e).splitlines()[0][:100]})") from None
-    if "spectrum" not in table.column_names: raise ValueError(f"{path}: no column 'spectrum' among {table.column_names}; expected one that holds lists of counts")
-    return table
-
-# %% ../nbs/01_spectra.ipynb #5422d21b
-def _stack(column, path: Path) -> np.ndarray:
-    "A column of lists as (B, C); `ValueError` where one is missing, short, or not of numbers."
-    import pyarrow as pa, pyarrow.compute as pc
-    kind = column.type
-    if not hasattr(kind, "value_type") or not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
-        raise ValueError(f"{path}: column 'spectrum' holds {kind}; expected lists of counts")
-    lengths = pc.list_value_length(column).to_pandas().fillna(0).astype(int)
-    width = int(lengths.value_counts(sort=False).idxmax()) if len(lengths) else getattr(kind, "list_size", 0)
-    odd = np.flatnonzero((lengths != width) | (lengths == 0))
-    if len(odd): raise ValueError(f"{path}: row {odd[0]} of column 'spectrum' has {lengths[odd[0]]} counts ({len(odd)} such); expected {width or 'one for each channel'}, as in the other rows")
-    values = pc.list_flatten(column)
-    if values.null_count: raise ValueError(f"{path}: row {int(np.argmax(values.is_null())) // width} of column 'spectrum' lacks a count; expected {width} numbers")
-    if not width: raise ValueError(f"{path}: holds no spectra; expected at least one row")
-    return values.to_numpy().reshape(len(lengths), width)
-
-# %% ../nbs/01_spectra.ipynb #a0d63789
 AXIS_KEYS = ("energy_gain_kev", "energy_offset_kev")
 
+def _schema(s: Spectra, dtype: str | None = None):
+    "Names and types of the columns, counts last, and what holds for all spectra: `meta` and the axis."
+    import pyarrow as pa
+    info = pa.Table.from_pandas(s.info, preserve_index=False).schema
+    known = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in info]
+    counts = pa.field("spectrum", pa.list_(pa.from_numpy_dtype(np.dtype(dtype or s.counts.dtype)), s.axis.n_channels))
+    energy = dict(zip(AXIS_KEYS, (repr(float(s.axis.gain_kev)), repr(float(s.axis.offset_kev)))))
+    return pa.schema([*known, counts], {**(info.metadata or {}), **{str(k): str(v) for k, v in s.meta.items()}, **energy})
+
+# %% ../nbs/01_spectra.ipynb #12def61a
+def _check_part(k: int, s: Spectra, first: dict, path: Path) -> None:
+    "Complain if part k differs from the first in what all must share."
+    for what, found in dict(axis=s.axis, meta=s.meta, columns=sorted(map(str, s.info.columns))).items():
+        if found != first.setdefault(what, found): raise ValueError(f"{path}: part {k} has {what} {found}; expected {first[what]}, as in part 0")
+
+# %% ../nbs/01_spectra.ipynb #c8784589
+def _known(k: int, s: Spectra, schema, path: Path) -> list:
+    "The columns of info as the schema wants them."
+    import pyarrow as pa
+    table, done = pa.Table.from_pandas(s.info, preserve_index=False), []
+    for field in list(schema)[:-1]:
+        column = table.column(field.name)
+        try: done.append(column.cast(field.type))
+        except pa.ArrowException: raise ValueError(f"{path}: part {k}, column {field.name!r} holds {column.type}; expected {field.type}, as in part 0") from None
+    return done
+
+# %% ../nbs/01_spectra.ipynb #2ebbc19a
+def _spectra_column(k: int, counts: np.ndarray, kind, path: Path):
+    "Counts as a column of lists of the type `kind`."
+    import pyarrow as pa
+    with np.errstate(invalid="ignore", over="ignore"): stored = counts.astype(kind.value_type.to_pandas_dtype())
+    if stored.dtype.kind in "iu" and not np.array_equal(stored, counts): raise ValueError(f"{path}: part {k} holds counts ({counts.dtype}, up to {counts.max():g}) that {stored.dtype} cannot hold; expected whole numbers in its range, or another dtype")
+    return pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), kind.list_size)
+
+# %% ../nbs/01_spectra.ipynb #78669937
+def _tables(parts: Iterable[Spectra], dtype: str | None, path: Path) -> Iterator:
+    "Arrow tables of at most `_ROWS` rows, all of one schema."
+    import pyarrow as pa
+    schema, first = None, {}
+    for k, s in enumerate(parts):
+        _check_part(k, s, first, path)
+        schema = schema or _schema(s, dtype)
+        known = _known(k, s, schema, path)
+        for rows in _chunks(len(s)):
+            columns = [column.slice(rows.start, _ROWS) for column in known]
+            yield pa.Table.from_arrays([*columns, _spectra_column(k, s.counts[rows], schema.field("spectrum").type, path)], schema=schema)
+
+def _row_groups(tables: Iterable) -> Iterator:
+    "Tables joined until they have `_ROWS` rows or more."
+    import pyarrow as pa
+    held = []
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= _ROWS: yield pa.concat_tables(held); held = []
+    if held: yield pa.concat_tables(held)
+
+# %% ../nbs/01_spectra.ipynb #7dae356c
+def write_parquet(
+    path: str | Path, # replaced in one step once all is written
+    parts: Iterable[Spectra], # on one axis, with the same columns; a generator will do, and only one part has to be in memory
+    dtype: str | None = None, # type of the counts on disk, such as "int32"; None: as in the first part
+) -> Path: # the same path
+    "Write spectra part by part, one below the other. Raises `ValueError` that names the part that does not fit to the first, and then writes nothing."
+    return write_atomically(path, lambda part: _write_row_groups(part, _row_groups(_tables(parts, dtype, Path(path))), Path(path)))
+
+def _write_row_groups(part: Path, tables: Iterator, path: Path) -> None:
+    import pyarrow.parquet as pq
+    first = next(tables, None)
+    if first is None: raise ValueError(f"{path}: no parts to write; expected at least one Spectra")
+    with pq.ParquetWriter(part, first.schema, compression="zstd") as writer:
+        writer.write_table(first)
+        for table in tables: writer.write_table(table)
+
+# %% ../nbs/01_spectra.ipynb #d78ef9f6
+@contextmanager
+def _reading(path: Path):
+    "What pyarrow says of a damaged file, as a `ValueError` that names the file."
+    import pyarrow as pa
+    try: yield
+    except MemoryError: raise
+    except (pa.ArrowException, OSError) as e: raise ValueError(f"{path}: cannot be read as Parquet ({str(e).splitlines()[0][:100]})") from None
+
+def _open(path: Path):
+    "An open Parquet file with a column of spectra, or a `ValueError` that names the file."
+    import pyarrow.parquet as pq
+    if not path.is_file(): raise ValueError(f"{path}: no such file; expected a Parquet file")
+    with _reading(path): file = pq.ParquetFile(path)
+    if "spectrum" not in file.schema_arrow.names: raise ValueError(f"{path}: no column 'spectrum' among {file.schema_arrow.names}; expected one that holds lists of counts")
+    return file
+
+# %% ../nbs/01_spectra.ipynb #5422d21b
+def _stack(column, path: Path, first: int = 0, width: int = 0) -> np.ndarray:
+    "Lists, of which the first is row `first` of the file, as (B, width); `ValueError` where one is missing or short. Width 0: as most are."
+    import pyarrow.compute as pc
+    lengths = pc.list_value_length(column).to_pandas().fillna(0).astype(int)
+    width = width or int(lengths.value_counts(sort=False).idxmax())
+    odd = np.flatnonzero((lengths != width) | (lengths == 0))
+    if len(odd): raise ValueError(f"{path}: row {first + odd[0]} of column 'spectrum' has {lengths[odd[0]]} counts; expected {width or 'one for each channel'}, as in the other rows")
+    values = pc.list_flatten(column)
+    if values.null_count: raise ValueError(f"{path}: row {first + int(np.argmax(values.is_null())) // width} of column 'spectrum' lacks a count; expected {width} numbers")
+    return values.to_numpy(zero_copy_only=False).reshape(len(lengths), width)
+
+# %% ../nbs/01_spectra.ipynb #58f0e64f
+def _batches(file, path: Path) -> Iterator:
+    "The column of spectra, some rows at a time."
+    with _reading(path):
+        for group in range(file.num_row_groups): # one at a time: pyarrow keeps something of each that it has begun
+            for batch in file.iter_batches(_ROWS, [group], ["spectrum"]): yield batch.column("spectrum")
+
+def _read_counts(file, path: Path, make: Callable = np.empty, progress: bool = False) -> np.ndarray:
+    "All counts of an open file, in an array that `make((B, C), type)` returns."
+    from tqdm.auto import tqdm
+    kind, width = _count_type(file, path)
+    n, done, counts = file.metadata.num_rows, 0, None
+    if not n and not width: raise ValueError(f"{path}: holds no spectra; expected at least one row")
+    if not n: return make((0, width), kind)
+    with tqdm(total=n, desc=f"unpacking {path.name}", unit=" spectra", delay=2, leave=False, disable=None if progress else True) as bar:
+        for column in _batches(file, path):
+            part = _stack(column, path, done, width)
+            if counts is None: width = part.shape[1]; counts = make((n, width), kind)
+            counts[done : done + len(part)] = part
+            done += len(part); bar.update(len(part))
+    return counts
+
+# %% ../nbs/01_spectra.ipynb #3e8b1a20
+def _count_type(file, path: Path) -> tuple[np.dtype, int]:
+    "Type of the counts and number of channels, 0 where the schema does not say; `ValueError` where there are no lists of numbers."
+    import pyarrow as pa
+    kind = file.schema_arrow.field("spectrum").type
+    if not hasattr(kind, "value_type") or not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+        raise ValueError(f"{path}: column 'spectrum' holds {kind}; expected lists of counts")
+    return np.dtype(kind.value_type.to_pandas_dtype()), getattr(kind, "list_size", 0)
+
+def _read_info(file, path: Path) -> pd.DataFrame:
+    "All columns but the spectra."
+    names = [name for name in file.schema_arrow.names if name != "spectrum"]
+    with _reading(path): return file.read(columns=names).to_pandas() if names else pd.DataFrame(index=pd.RangeIndex(file.metadata.num_rows))
+
+# %% ../nbs/01_spectra.ipynb #721d33b7
+LARGE = 2**30 # bytes of counts above which `memory_map=None` leaves them on disk
+
+def _to_be_mapped(file, memory_map: bool | None) -> bool:
+    "Should the counts of this file stay on disk?"
+    if not file.metadata.num_rows: return False
+    return _size(file) > LARGE if memory_map is None else memory_map
+
+def _size(file) -> int:
+    "Bytes that the counts of an open Parquet file need in memory."
+    columns = [i for i in range(file.metadata.num_columns) if file.metadata.schema.column(i).path.partition(".")[0] == "spectrum"]
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    return sum(group.column(i).num_values for group in groups for i in columns) * file.schema_arrow.field("spectrum").type.value_type.bit_width // 8
+
+# %% ../nbs/01_spectra.ipynb #a0d63789
 def _axis_from(meta: dict[str, str], n_channels: int, path: Path) -> EnergyAxis:
     "The axis that the schema states; the nominal one, with a warning, where it states none."
     nominal = EnergyAxis(n_channels=n_channels)
@@ -158,8 +294,9 @@ class Spectra:
 
     def __getitem__(self, rows) -> Spectra:
         "The spectra that a mask, a slice, an integer or a list of integers picks."
-        rows = _row_numbers(rows, len(self))
-        return Spectra(self.counts[rows], self.info.iloc[rows].reset_index(drop=True), self.axis, self.meta)
+        numbers = _row_numbers(rows, len(self))
+        view = isinstance(rows, slice) and self.on_disk # nobody can change it, so it need not be copied
+        return Spectra(self.counts[rows if view else numbers], self.info.iloc[numbers].reset_index(drop=True), self.axis, self.meta)
 
     def column(self,
         name: str, # of a column of info
@@ -170,6 +307,11 @@ class Spectra:
         gaps = self.info[name].isna().to_numpy() if whole else np.zeros(0, bool)
         if gaps.any(): raise ValueError(f"info column {name!r} is empty in row {gaps.argmax()}; expected a value for every spectrum")
         return self.info[name]
+
+    @property
+    def on_disk(self) -> bool:
+        "Are the counts read from disk where they are used? They cannot be changed then."
+        return not self.counts.flags.writeable
 
     @property
     def cores(self) -> np.ndarray: # in order of appearance
@@ -206,23 +348,21 @@ class Spectra:
         path: str | Path, # replaced in one step once all is written
     ) -> Path: # the same path
         "Write one row a spectrum: the columns of info and `spectrum`, a list of C counts; the energy axis goes into the schema."
-        energy = dict(zip(AXIS_KEYS, (repr(float(self.axis.gain_kev)), repr(float(self.axis.offset_kev)))))
-        _write(Path(path), self.counts, self.info, {**{str(k): str(v) for k, v in self.meta.items()}, **energy})
-        return Path(path)
+        return write_parquet(path, [self])
 
     @classmethod
     def from_parquet(cls,
         path: str | Path, # a file with a column `spectrum`
         axis: EnergyAxis | None = None, # None: as the file's schema says
+        memory_map: bool | None = False, # True: counts stay on disk and are read where they are used; None: if they would need more than LARGE bytes
     ) -> Spectra:
         "Read what `to_parquet` wrote. Raises `ValueError` that names the file, and the column and row where there is one."
         path = Path(path)
-        table = _open(path)
-        meta = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items() if k not in (b"pandas", b"ARROW:schema")}
-        counts = _stack(table.column("spectrum"), path)
+        with _open(path) as file:
+            counts = _mapped_counts(file, path) if _to_be_mapped(file, memory_map) else _read_counts(file, path)
+            info, meta = _read_info(file, path), {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items() if k not in (b"pandas", b"ARROW:schema")}
         axis = axis or _axis_from(meta, counts.shape[1], path)
-        meta = {k: v for k, v in meta.items() if k not in AXIS_KEYS}
-        try: return cls(counts, table.drop_columns(["spectrum"]).to_pandas(), axis, meta)
+        try: return cls(counts, info, axis, {k: v for k, v in meta.items() if k not in AXIS_KEYS})
         except ValueError as e: raise ValueError(f"{path}: {e}") from None
 
 # %% ../nbs/01_spectra.ipynb #48a3cb28
@@ -257,6 +397,64 @@ def grouped_split(
     reached = np.cumsum(np.bincount(codes)[order])[:-1]
     hidden = np.isin(codes, order[: np.abs(reached - test * len(s)).argmin() + 1])
     return s[~hidden], s[hidden]
+
+# %% ../nbs/01_spectra.ipynb #83688ebb
+def cache_folder() -> Path: # `$MAX_NB_CACHE`, or `max_nb` in the user's cache folder
+    "Where files are kept that can be made again. It may be emptied at any time."
+    own, shared = os.environ.get("MAX_NB_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "max_nb"
+
+# %% ../nbs/01_spectra.ipynb #8999c42d
+def _kept(path: Path) -> Path:
+    "Where the unpacked counts of a Parquet file are, or will be."
+    state = path.stat()
+    return cache_folder() / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}-{state.st_size}-{state.st_mtime_ns}.arrow"
+
+def _forget_older(kept: Path) -> None:
+    "Remove what belongs to earlier states of the same file, unless it is in use."
+    for old in kept.parent.glob(f"{kept.name.partition('-')[0]}-*.arrow"):
+        if old != kept:
+            with suppress(OSError): old.unlink()
+
+# %% ../nbs/01_spectra.ipynb #627fb3e6
+def _frame(file: Path, shape: tuple[int, int], kind: np.dtype) -> np.ndarray:
+    "Make an Arrow file of one batch of spectra, all zero, and return its block, to be filled."
+    import pyarrow as pa
+    with tempfile.TemporaryFile(dir=file.parent) as hole:
+        hole.truncate(shape[0] * shape[1] * kind.itemsize)
+        zeros = pa.array(np.memmap(hole, kind, "r"))
+        batch = pa.record_batch([pa.FixedSizeListArray.from_arrays(zeros, shape[1])], ["spectrum"])
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer: writer.write_batch(batch)
+    with pa.memory_map(str(file)) as source: start = _spectra_of(source).values.buffers()[1].address - source.read_buffer().address
+    return np.memmap(file, kind, "r+", start, shape)
+
+def _spectra_of(source):
+    "The lists of counts in an open Arrow file."
+    import pyarrow as pa
+    return pa.ipc.open_file(source).get_batch(0).column("spectrum")
+
+# %% ../nbs/01_spectra.ipynb #045cc069
+def _view(file: Path) -> np.ndarray:
+    "The counts of an Arrow file as (B, C), read where they are looked at."
+    import pyarrow as pa
+    with pa.memory_map(str(file)) as source: spectra = _spectra_of(source)
+    return spectra.values.to_numpy().reshape(-1, spectra.type.list_size)
+
+# %% ../nbs/01_spectra.ipynb #b6c99356
+def _mapped_counts(file, path: Path) -> np.ndarray:
+    "The counts of an open Parquet file, unpacked on disk."
+    kept = _kept(path)
+    if not kept.is_file():
+        write_atomically(kept, lambda part: _unpack(file, path, part))
+        _forget_older(kept)
+    return _view(kept)
+
+def _unpack(file, path: Path, part: Path) -> None:
+    "Write the counts of an open Parquet file, checked, as an Arrow file."
+    counts = _read_counts(file, path, lambda shape, kind: _frame(part, shape, kind), progress=True)
+    try: _checked_counts(counts)
+    except ValueError as e: raise ValueError(f"{path}: {e}") from None
+    counts.flush()
 
 # %% ../nbs/01_spectra.ipynb #7b8155ad
 def _is_spectra_list(X) -> bool:
@@ -316,5 +514,7 @@ def fingerprint(
     *more, # what else is to make a difference, such as the axis
 ) -> str: # 16 hexadecimal digits
     "A short name for the content of counts."
-    counts = X.counts if isinstance(X, Spectra) else np.asarray(X)
-    return hashlib.sha256(np.ascontiguousarray(counts).tobytes() + "".join(map(str, (counts.shape, *more))).encode()).hexdigest()[:16]
+    counts, name = X.counts if isinstance(X, Spectra) else np.asarray(X), hashlib.sha256()
+    for rows in _chunks(len(counts)): name.update(np.ascontiguousarray(counts[rows]))
+    name.update("".join(map(str, (counts.shape, *more))).encode())
+    return name.hexdigest()[:16]

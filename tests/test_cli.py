@@ -82,3 +82,12 @@ def test_help_is_fast_and_imports_nothing_heavy():
     code = "import sys, max_nb.quantify; print([m for m in ('torch', 'sklearn', 'shap', 'plotly', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_pretrain_leaves_a_large_archive_on_disk(scans, tmp_path, monkeypatch):
+    monkeypatch.setenv("MAX_NB_CACHE", str(tmp_path / "cache"))
+    assert run("pretrain", scans / "a.parquet", "--out", tmp_path / "small", "--epochs", 1) == 0 and not (tmp_path / "cache").exists()
+    monkeypatch.setattr("max_nb.spectra.LARGE", 1000)
+    assert run("pretrain", scans / "a.parquet", "--out", tmp_path / "large", "--epochs", 1) == 0 and len(list((tmp_path / "cache").iterdir())) == 1
+    small, large = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("small", "large"))
+    assert small == large

@@ -1,7 +1,11 @@
 "Pre-training: mixtures, determinism, checkpoints, and what it refuses."
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 
 from max_nb.energy import EnergyAxis
 from max_nb.mae import MAX, MAXConfig
-from max_nb.pretrain import (PretrainSettings, as_model, default_epochs, draw_batch, make_trainer, mix_and_recount, mixing_weights, one_step, pretrain,
+from max_nb.pretrain import (PretrainSettings, as_model, default_epochs, draw_batch, make_trainer, mix_and_recount, mixing_weights, one_step, pick, pretrain,
                              rate_at, reconstruction_r2, save_checkpoint)
 from max_nb.spectra import Spectra
 
@@ -174,3 +178,53 @@ def test_reconstruction_r2_of_the_mean_is_not_positive():
     with torch.no_grad():
         m.decoder.pred.weight.zero_(); m.decoder.pred.bias.zero_()  # guesses the channel's mean everywhere
     assert abs(reconstruction_r2(m, s, s)) < 1e-5
+
+
+@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("kind", ["int32", "uint16", "float64"])
+def test_from_disk_as_from_memory_bit_for_bit(tmp_path, monkeypatch, augment, kind):
+    monkeypatch.setenv("MAX_NB_CACHE", str(tmp_path / "cache"))
+    s, recipe = spectra(23), PretrainSettings(epochs=2, batch_size=4, seed=1, augment=augment)
+    here = Spectra(s.counts.astype(kind) * (1.5 if kind == "float64" else 1), s.info, AXIS)
+    there = Spectra.from_parquet(here.to_parquet(tmp_path / "x.parquet"), memory_map=True)
+    a, b = (pretrain(x, "tiny", settings=recipe, progress=False) for x in (here, there))
+    assert there.on_disk and torch.equal(weights(a.model), weights(b.model)) and a.history.loss.tolist() == b.history.loss.tolist()
+
+
+def test_a_run_from_memory_is_resumed_from_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAX_NB_CACHE", str(tmp_path / "cache"))
+    there = Spectra.from_parquet(spectra().to_parquet(tmp_path / "x.parquet"), memory_map=True)
+    pretrain(spectra(), model(), settings=RECIPE, out=tmp_path / "run", progress=False)
+    pretrain(there, model(), settings=RECIPE, out=tmp_path / "run", resume=True, progress=False)
+
+
+def test_statistics_of_parts_are_those_of_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAX_NB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("max_nb.pretrain.STATISTICS_OF", 10)
+    here = Spectra(np.random.default_rng(0).poisson(50, (41, 64)), None, AXIS)
+    there = Spectra.from_parquet(here.to_parquet(tmp_path / "x.parquet"), memory_map=True)
+    whole, parts = (as_model("tiny", s, 0).normaliser for s in (here, there))
+    assert torch.allclose(whole.mean, parts.mean, rtol=1e-6) and torch.allclose(whole.std, parts.std, rtol=1e-6)
+
+
+def test_mixtures_take_only_what_they_need():
+    class Watched:
+        "Counts that note which rows are asked for."
+        def __init__(self, counts): self.counts, self.rows = counts, 0
+        def __len__(self): return len(self.counts)
+        def __getitem__(self, rows): self.rows += np.size(rows); return self.counts[rows]
+    watched = Watched(spectra(200).counts)
+    mixed = mix_and_recount(watched, 7, torch.Generator().manual_seed(0))
+    assert watched.rows == 21 and torch.equal(mixed, mix_and_recount(torch.as_tensor(watched.counts), 7, torch.Generator().manual_seed(0)))
+    assert pick(watched.counts, torch.tensor([[1, 2]])).dtype == torch.float32
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="private memory is limited and measured as Linux does")
+def test_an_archive_larger_than_the_memory_allowed():
+    script = Path(__file__).parents[1] / "benchmarks" / "streaming.py"
+    command = [sys.executable, script, "--spectra", 125_000, "--channels", 512, "--allowed", 180, "--batch", 16, "--steps", 3, "--json", "--jobs", "write", "on disk", "in memory"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    write, disk, memory = map(json.loads, done.stdout.splitlines())
+    assert "failed" not in write and "failed" not in disk and "failed" in memory, done.stdout
+    assert disk["VmData_mb"] < 180 < 125_000 * 512 * 4 / 2**20 and disk["loss"] > 0

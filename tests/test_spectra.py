@@ -1,4 +1,5 @@
 """Spectra: bad input of many kinds, round trips, and properties."""
+import hashlib
 import os
 import pickle
 from pathlib import Path
@@ -12,7 +13,8 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from max_nb.energy import EnergyAxis
-from max_nb.spectra import Spectra, as_counts, as_targets, grouped_split, rebin_counts
+from max_nb.spectra import (Spectra, as_counts, as_targets, cache_folder, fingerprint, grouped_split, rebin_counts, write_atomically,
+                             write_parquet)
 
 quick = settings(max_examples=30, deadline=None)
 AXIS = EnergyAxis(0.5, 0.5, 6)
@@ -279,3 +281,137 @@ def test_real_file(tmp_path):
     train, test = grouped_split(s, by="province", test=0.3)
     assert 0.15 < len(test) / len(s) < 0.45 and not set(train.info["province"]) & set(test.info["province"])
     with pytest.raises(ValueError, match="province"): s.cores
+
+
+# ---- archives larger than memory
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAX_NB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@settings(max_examples=30, deadline=None)
+@given(tables)
+def test_mapped_equals_in_memory(tmp_path_factory, table):
+    counts, names, toc = table
+    folder = tmp_path_factory.mktemp("m")
+    path = Spectra(counts, pd.DataFrame(dict(core=pd.Series(names, dtype="str"), TOC=pd.Series(toc, dtype=float))), AXIS, dict(a="1")).to_parquet(folder / "x.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAX_NB_CACHE", str(folder / "cache"))
+        here, there = Spectra.from_parquet(path), Spectra.from_parquet(path, memory_map=True)
+    assert np.array_equal(here.counts, there.counts) and here.counts.dtype == there.counts.dtype and here.info.equals(there.info) and (here.axis, here.meta) == (there.axis, there.meta)
+    assert fingerprint(here) == fingerprint(there) and (not len(counts) or there.on_disk)
+
+
+def test_mapped_spectra_are_cut_split_and_joined_like_others(s, tmp_path, cache):
+    there = Spectra.from_parquet(s.to_parquet(tmp_path / "x.parquet"), memory_map=True)
+    for rows in (slice(1, 4), slice(None, None, -2), [True, False] * 3, [5, 0, 0], 2):
+        assert np.array_equal(there[rows].counts, s[rows].counts) and there[rows].info.equals(s[rows].info)
+        assert np.shares_memory(there[rows].counts, there.counts) == isinstance(rows, slice) and there[rows].counts.flags.writeable != isinstance(rows, slice)
+    for a, b in zip(grouped_split(there, 0.3), grouped_split(s, 0.3)): assert np.array_equal(a.counts, b.counts) and a.info.equals(b.info)
+    assert np.array_equal(Spectra.concat([there, s]).counts, np.r_[s.counts, s.counts]) and np.array_equal(there.rebin(EnergyAxis(1, 0.75, 3)).counts, s.rebin(EnergyAxis(1, 0.75, 3)).counts)
+    assert np.array_equal(pickle.loads(pickle.dumps(there)).counts, s.counts) and np.array_equal(Spectra.from_parquet(there.to_parquet(tmp_path / "y.parquet")).counts, s.counts)
+    with pytest.raises(ValueError, match="read-only"): there.counts[0, 0] = 1
+
+
+def test_the_cache_follows_the_file(s, tmp_path, cache):
+    path = s.to_parquet(tmp_path / "x.parquet")
+    first = Spectra.from_parquet(path, memory_map=True)
+    kept = list(cache.iterdir())
+    again = Spectra.from_parquet(path, memory_map=True)
+    assert len(kept) == 1 and list(cache.iterdir()) == kept
+    s[:3].to_parquet(path)
+    os.utime(path, ns=(1, 1))
+    assert len(Spectra.from_parquet(path, memory_map=True)) == 3 and len(list(cache.iterdir())) == 1 and not kept[0].exists()
+    assert np.array_equal(first.counts, s.counts) and np.array_equal(again.counts, s.counts), "what is open stays whole"
+
+
+@pytest.mark.parametrize("given, expected", [(dict(MAX_NB_CACHE="a", XDG_CACHE_HOME="b"), Path("a")), (dict(MAX_NB_CACHE="", XDG_CACHE_HOME="b"), Path("b/max_nb")), (dict(MAX_NB_CACHE="", XDG_CACHE_HOME=""), Path.home() / ".cache/max_nb")])
+def test_cache_folder(monkeypatch, given, expected):
+    for name, value in given.items(): monkeypatch.setenv(name, value)
+    assert cache_folder() == expected
+
+
+def test_bad_counts_are_not_kept(tmp_path, cache):
+    for spectrum, message in ((pa.array([[1, 2], [3]]), "row 1 of column 'spectrum' has 1 counts"), (pa.array([[1, 2], [3, -4]]), r"counts\[1, 1\] is -4"), (pa.array([[1, None]]), "row 0")):
+        with pytest.raises(ValueError, match=f"bad.parquet: .*{message}"): Spectra.from_parquet(write(tmp_path / "bad.parquet", spectrum), memory_map=True)
+        assert list(cache.iterdir()) == []
+
+
+def test_size_decides_where_counts_are(s, tmp_path, cache, monkeypatch):
+    path = s.to_parquet(tmp_path / "x.parquet")
+    assert not Spectra.from_parquet(path, memory_map=None).on_disk
+    monkeypatch.setattr("max_nb.spectra.LARGE", 6 * 6 * 8 - 1)
+    assert Spectra.from_parquet(path, memory_map=None).on_disk
+
+
+def test_rows_are_named_beyond_the_first_thousand(tmp_path, cache):
+    lists = [[1, 2]] * 3000
+    lists[2500] = [1]
+    with pytest.raises(ValueError, match="row 2500 of column 'spectrum' has 1 counts; expected 2"): Spectra.from_parquet(write(tmp_path / "a", pa.array(lists)))
+    lists[2500] = [1, -7]
+    with pytest.raises(ValueError, match=r"counts\[2500, 1\] is -7; .* \(bad: 1 values in 1 of 3000 spectra\)"): Spectra.from_parquet(write(tmp_path / "b", pa.array(lists)))
+    lists[2500] = [1, None]
+    with pytest.raises(ValueError, match="row 2500 of column 'spectrum' lacks a count"): Spectra.from_parquet(write(tmp_path / "c", pa.array(lists)), memory_map=True)
+
+
+@quick
+@given(st.lists(st.integers(0, 1500), min_size=1, max_size=6))
+def test_parts_are_written_one_below_the_other(tmp_path_factory, sizes):
+    counts = np.arange(6 * sum(sizes)).reshape(-1, 6)
+    whole, ends = Spectra(counts, pd.DataFrame(dict(core=np.arange(len(counts)).astype(str))), AXIS, dict(a="1")), np.cumsum([0, *sizes])
+    path = write_parquet(tmp_path_factory.mktemp("w") / "x.parquet", (whole[i:j] for i, j in zip(ends, ends[1:])), "int32")
+    back, groups = Spectra.from_parquet(path), pq.ParquetFile(path).metadata
+    assert np.array_equal(back.counts, counts) and back.counts.dtype == np.int32 and back.info["core"].tolist() == whole.info["core"].tolist() and back.meta == whole.meta
+    assert max((groups.row_group(i).num_rows for i in range(groups.num_row_groups)), default=0) < 2048
+
+
+def test_types_of_parts(s, tmp_path):
+    gap = Spectra(s.counts.astype(float), s.info.assign(TOC=None, core="Z")[["TOC", "CaCO3", "depth_mm", "core"]], AXIS)
+    back = Spectra.from_parquet(write_parquet(tmp_path / "x.parquet", [s, gap]))
+    assert back.counts.dtype == s.counts.dtype and list(back.info) == list(s.info) and back.targets("TOC")["TOC"].isna().sum() == 8
+    assert Spectra.from_parquet(write_parquet(tmp_path / "y.parquet", [gap, gap])).info["TOC"].isna().all()
+
+
+def test_a_buffer_that_is_used_again_does_no_harm(tmp_path):
+    buffer = np.zeros((2, 6), int)
+    def parts():
+        for k in range(3): buffer[:] = k; yield Spectra(buffer, None, AXIS)
+    assert Spectra.from_parquet(write_parquet(tmp_path / "x.parquet", parts())).counts[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda s: Spectra(s.counts, s.info, EnergyAxis(0.4, 0.5, 6)), "part 1 has axis .*0.4.*expected .*0.5.*as in part 0"), (lambda s: Spectra(s.counts, s.info.drop(columns="TOC"), AXIS), "part 1 has columns .*expected .*'TOC'"),
+    (lambda s: Spectra(s.counts, s.info.assign(TOC="n.d."), AXIS), "part 1, column 'TOC' holds .*string.*expected double"), (lambda s: Spectra(s.counts + 0.5, s.info, AXIS), "part 1 holds counts .*int64 cannot hold"),
+    (lambda s: Spectra(s.counts * 1e30, s.info, AXIS), "int64 cannot hold"), (lambda s: Spectra(s.counts, s.info, AXIS, dict(a="1")), "part 1 has meta {'a': '1'}; expected {}")])
+def test_parts_that_do_not_fit(s, tmp_path, change, message):
+    with pytest.raises(ValueError, match=f"x.parquet: .*{message}"): write_parquet(tmp_path / "x.parquet", [s, change(s)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_write(tmp_path):
+    with pytest.raises(ValueError, match="x.parquet: no parts to write"): write_parquet(tmp_path / "x.parquet", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_atomically(tmp_path):
+    path = write_atomically(tmp_path / "a" / "b.csv", lambda part: part.write_text("one"))
+    def broken(part): part.write_text("tw"); raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): write_atomically(path, broken)
+    assert path.read_text() == "one" and os.listdir(path.parent) == ["b.csv"]
+    (tmp_path / "plain").write_text("")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode, "as open to others as any new file"
+
+
+def test_columns_without_gaps(s):
+    assert s.column("core", whole=True).equals(s.info["core"])
+    with pytest.raises(ValueError, match="info column 'TOC' is empty in row 1; expected a value for every spectrum"): s.column("TOC", whole=True)
+    assert s.column("TOC").isna().sum() == 2
+
+
+@pytest.mark.parametrize("n", [0, 3, 2500])
+def test_fingerprint_is_that_of_the_bytes(n):
+    counts = np.random.default_rng(0).poisson(5, (n, 6))
+    assert fingerprint(counts) == fingerprint(Spectra(counts, None, AXIS)) == hashlib.sha256(counts.tobytes() + str(counts.shape).encode()).hexdigest()[:16]
+    assert fingerprint(counts[:, ::-1]) == fingerprint(np.ascontiguousarray(counts[:, ::-1])) and fingerprint(counts, AXIS) != fingerprint(counts)
