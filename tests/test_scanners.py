@@ -106,7 +106,7 @@ def test_missing_path_and_unknown_option(s, tmp_path):
     with pytest.raises(ValueError, match="no such file or folder"): read(tmp_path / "none.csv")
     with pytest.raises(ValueError, match="no such file"): read_table(tmp_path / "none.csv")
     path = s.to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"option 'voltage' is not known for Parquet; expected some of \['axis'\]"): read(path, voltage=10)
+    with pytest.raises(ValueError, match=r"option 'voltage' is not known for Parquet; expected some of \['axis', 'memory_map'\]"): read(path, voltage=10)
 
 
 def test_folder(s, tmp_path):
