@@ -15,9 +15,9 @@ import xraylib
 __all__ = ['N_CHANNELS', 'GAIN_KEV', 'OFFSET_KEV', 'SEDIMENT_ELEMENTS', 'LINE_NAMES', 'SILICON_KA_KEV', 'SILICON_EDGE_KEV',
            'WEAKEST', 'ESCAPES', 'PILEUPS', 'LOWEST_KEV', 'REACH', 'WIDEST_BAND_KEV', 'CALIBRATORS', 'GAIN_LIMIT',
            'OFFSET_LIMIT_KEV', 'WINDOW_FWHM', 'LINE_ERROR_KEV', 'SIGNIFICANT', 'POSITION_LIMIT_KEV', 'SPAN_KEV',
-           'RMS_LIMIT_KEV', 'AGREEING', 'WIDTH_LIMIT', 'CHUNK', 'EnergyAxis', 'atomic_number', 'emission_lines', 'Tube',
-           'Detector', 'escape_kev', 'pileup_sums', 'line_features', 'resolved', 'assign_players', 'player_names',
-           'line_groups', 'calibration_lines', 'fit_axes', 'AxisFit', 'fit_axis']
+           'RMS_LIMIT_KEV', 'AGREEING', 'NARROWEST', 'WIDEST', 'CHUNK', 'EnergyAxis', 'atomic_number', 'emission_lines',
+           'Tube', 'Detector', 'escape_kev', 'pileup_sums', 'line_features', 'resolved', 'assign_players',
+           'player_names', 'line_groups', 'calibration_lines', 'fit_axes', 'AxisFit', 'fit_axis']
 
 # %% ../nbs/00_energy.ipynb #4f6f48ef
 N_CHANNELS, GAIN_KEV, OFFSET_KEV = 2048, 0.02, 0.02
@@ -373,9 +373,9 @@ class _Search:
     combs: np.ndarray # (K, G)
     windows: list[np.ndarray] # L times (3, N)
 
-# %% ../nbs/00_energy.ipynb #4a5575b4
-def _search(nominal: EnergyAxis, lines: pd.DataFrame, detector: Detector) -> _Search:
-    "Prepare candidates, combs and windows for the marks on the axis."
+# %% ../nbs/00_energy.ipynb #e25ddf2e
+def _search(nominal: EnergyAxis, lines: pd.DataFrame, detector: Detector) -> _Search | None:
+    "Prepare candidates, combs and windows for the marks on the axis; None if fewer than two are on it."
     marks = lines[lines["mark"] & lines["energy_kev"].between(*nominal.edges[[0, -1]])]
     energies, others = marks["energy_kev"].to_numpy(float), lines["energy_kev"].to_numpy(float)
     windows = [_window(kev, others, nominal, detector) for kev in energies]
@@ -407,9 +407,9 @@ def _coarse(counts: np.ndarray, search: _Search) -> tuple[np.ndarray, np.ndarray
     best = (_peakedness(counts, search.seen, search.half) @ search.combs).argmax(axis=1)
     return search.candidates[best, 0], search.candidates[best, 1]
 
-# %% ../nbs/00_energy.ipynb #ec588e47
+# %% ../nbs/00_energy.ipynb #bbcdd17c
 def _fit_lines(counts: np.ndarray, search: _Search) -> dict[str, np.ndarray]:
-    "Gain and offset (B,), and channel, residual (keV), found, used and excess of width (B, L)."
+    "Gain and offset (B,), and of each mark channel, residual (keV), variance, found, used and excess of width (B, L)."
     counts = np.ascontiguousarray(counts[:, :search.n_channels], dtype=np.float32)
     gain, offset = _coarse(counts, search)
     energies, nominal = search.marks["energy_kev"].to_numpy(float), search.nominal
@@ -420,7 +420,7 @@ def _fit_lines(counts: np.ndarray, search: _Search) -> dict[str, np.ndarray]:
         gain, offset = np.where(sane, new_gain, gain), np.where(sane, new_offset, offset)
     residual = energies - offset[:, None] - gain[:, None] * channel
     used = found & (residual**2 < 9 * variance)
-    return dict(gain=gain, offset=offset, channel=channel, residual=residual, found=found, used=used, wider=np.where(used, wider, 0.0))
+    return dict(gain=gain, offset=offset, channel=channel, residual=residual, found=found, used=used, variance=variance, wider=np.where(used, wider, 0.0))
 
 # %% ../nbs/00_energy.ipynb #4e492885
 def _strangeness(fit: dict[str, np.ndarray], nominal: EnergyAxis) -> np.ndarray:
@@ -428,19 +428,20 @@ def _strangeness(fit: dict[str, np.ndarray], nominal: EnergyAxis) -> np.ndarray:
     gain, offset = np.abs(fit["gain"] / nominal.gain_kev - 1) / GAIN_LIMIT, np.abs(fit["offset"] - nominal.offset_kev) / OFFSET_LIMIT_KEV
     return np.max([gain, offset, np.abs(fit["wider"]).max(axis=1)], axis=0)
 
-# %% ../nbs/00_energy.ipynb #cb692822
-SPAN_KEV, RMS_LIMIT_KEV, AGREEING, WIDTH_LIMIT = 1.0, 0.01, 0.6, 0.5
+# %% ../nbs/00_energy.ipynb #e1711122
+SPAN_KEV, RMS_LIMIT_KEV, AGREEING, NARROWEST, WIDEST = 1.0, 0.008, 0.6, -0.4, 0.3
 
 def _verdict(fit: dict[str, np.ndarray], search: _Search) -> tuple[np.ndarray, np.ndarray]:
-    "Root mean square residual (B,) of the lines used, keV, and a note (B,) that is empty where the fit is to be trusted."
+    "Weighted root mean square residual (B,) of the lines used, keV, and a note (B,) that is empty where the fit is to be trusted."
     used, n, nominal = fit["used"], fit["used"].sum(1), search.nominal
-    rms = np.sqrt((used * fit["residual"] ** 2).sum(1) / n.clip(1))
+    weight = used / fit["variance"]
+    rms = np.sqrt((weight * fit["residual"] ** 2).sum(1) / np.maximum(weight.sum(1), 1e-9))
     energies = np.where(used, search.marks["energy_kev"].to_numpy(float), np.nan)
     span = np.fmax.reduce(energies, axis=1) - np.fmin.reduce(energies, axis=1)
     reasons = {
         "fewer than two lines found": fit["found"].sum(1) < 2, "lines do not agree": (n < 2) | (n < AGREEING * fit["found"].sum(1)),
         f"lines span less than {SPAN_KEV:g} keV": ~(span > SPAN_KEV), f"lines scatter by more than {RMS_LIMIT_KEV * 1e3:g} eV": rms > RMS_LIMIT_KEV,
-        "peaks do not have the detector's width": np.abs(fit["wider"].sum(1)) > WIDTH_LIMIT * n,
+        "peaks are wider than the detector's": fit["wider"].sum(1) > WIDEST * n, "peaks are narrower than the detector's": fit["wider"].sum(1) < NARROWEST * n,
         "two lines alone do not convince": (n == 2) & (_strangeness(fit, nominal) > 0.5),
         f"gain more than {GAIN_LIMIT:.0%} from nominal": np.abs(fit["gain"] / nominal.gain_kev - 1) > GAIN_LIMIT,
         f"offset more than {OFFSET_LIMIT_KEV * 1e3:g} eV from nominal": np.abs(fit["offset"] - nominal.offset_kev) > OFFSET_LIMIT_KEV}
@@ -496,7 +497,7 @@ class AxisFit:
     lines: pd.DataFrame # line, energy_kev, channel, used, residual_kev; of the fit, trusted or not; channel NaN if the line was not found
     note: str # why the fit is not trusted, or empty
 
-# %% ../nbs/00_energy.ipynb #52a39bc2
+# %% ../nbs/00_energy.ipynb #12042153
 def fit_axis(
     counts: np.ndarray, # (C,) one spectrum; for a weak core, the sum of many
     nominal: EnergyAxis = EnergyAxis(), # the axis that the instrument should have
@@ -504,7 +505,8 @@ def fit_axis(
     tube: Tube = Tube(), # decides which lines can be there
     detector: Detector = Detector(), # decides how wide they are
 ) -> AxisFit: # with the table of lines
-    "The energy axis of one spectrum, fitted on its lines."
+    "The energy axis of one spectrum, fitted on its lines; nominal, with the reason, where the fit is not to be trusted."
+    if np.ndim(counts) != 1: raise ValueError(f"counts have shape {np.shape(counts)}; expected one spectrum, ({nominal.n_channels},)")
     row = fit_axes(np.asarray(counts)[None], nominal, lines, tube, detector).iloc[0]
     search = _search(nominal, _checked_input(np.asarray(counts)[None], nominal, lines, tube)[1], detector)
     table = _lines_table(_fit_lines(np.asarray(counts)[None], search), search) if search else _lines_table(None, None)
