@@ -17,14 +17,14 @@ from .spectra import Spectra, as_counts, fingerprint, write_atomically
 
 # %% auto #0
 __all__ = ['FEWEST', 'FEW', 'GROUPS', 'OURS', 'SCRATCH', 'SHORT_LIST', 'QUICK_SAID', 'CONTROLS', 'QUICK', 'EXPLAIN', 'STYLE',
-           'SCORES_SAID', 'load_scans', 'attach_labels', 'learnable', 'depth_blocks', 'choose_groups', 'usable',
-           'check_settings', 'Job', 'odd_values', 'untaught', 'prepare', 'identity', 'claim_folder', 'adapted_encoder',
-           'contenders', 'strict_encoder', 'validate', 'score', 'judgement', 'members_said', 'protocol_text',
-           'predictions_table', 'flag', 'spread_rows', 'drivers', 'leaning', 'Quantification', 'step', 'Effort',
-           'final_model', 'settings_shown', 'quantify', 'shown', 'html_table', 'html_figure', 'html_page', 'verdict',
-           'card', 'summary_section', 'data_section', 'profile_figure', 'profiles_section', 'agreement_section',
-           'rivals_section', 'drivers_section', 'method_section', 'report_html', 'written_together', 'save',
-           'drivers_table', 'OneLine', 'names', 'main']
+           'SCORES_SAID', 'READING', 'load_scans', 'attach_labels', 'learnable', 'depth_blocks', 'choose_groups',
+           'usable', 'check_settings', 'Job', 'odd_values', 'untaught', 'prepare', 'identity', 'claim_folder',
+           'adapted_encoder', 'contenders', 'strict_encoder', 'validate', 'score', 'judgement', 'members_said',
+           'protocol_text', 'predictions_table', 'flag', 'spread_rows', 'drivers', 'leaning', 'Quantification', 'step',
+           'Effort', 'final_model', 'settings_shown', 'quantify', 'shown', 'html_table', 'html_figure', 'html_page',
+           'verdict', 'card', 'summary_section', 'data_section', 'profile_figure', 'profiles_section',
+           'agreement_section', 'rivals_section', 'drivers_section', 'method_section', 'report_html',
+           'written_together', 'save', 'drivers_table', 'OneLine', 'names', 'main']
 
 # %% ../nbs/12_quantify.ipynb #ec76fae7
 def load_scans(scans, # path of a file or folder that `read` knows, or Spectra
@@ -47,9 +47,10 @@ def attach_labels(scans: Spectra,
         return scans, []
     from max_nb.scanners import join_labels
     own = [t for t in targets if t in scans.info]
-    joined = join_labels(Spectra(scans.counts, scans.info.drop(columns=own), scans.axis), labels, targets=list(targets), tolerance_mm=tolerance_mm)
-    lost = (joined.report["status"] != "matched").sum()
-    said = [f"{lost} of {len(joined.report)} rows of the table of labels were not used; the section on the data says why."] * bool(lost)
+    joined = join_labels(scans.replaced(info=scans.info.drop(columns=own)), labels, targets=list(targets), tolerance_mm=tolerance_mm)
+    samples = joined.report["labels"]
+    lost = (samples["status"] != "matched").sum()
+    said = [f"{lost} of {len(samples)} rows of the table of labels were not used; the section on the data says why."] * bool(lost)
     return joined, said + [f"Columns {', '.join(own)} of the scans were set aside in favour of the table of labels."] * bool(own)
 
 # %% ../nbs/12_quantify.ipynb #09eeadc4
@@ -372,7 +373,7 @@ class Quantification:
     seconds: dict             # time of each step
 
     @property
-    def join(self): return self.spectra.report
+    def join(self): return self.spectra.report.parts.get("labels") if self.spectra.report else None
     @cached_property
     def report(self) -> str: return report_html(self)
     def __repr__(self):
@@ -567,12 +568,17 @@ def data_section(q: Quantification) -> str:
     table = pd.DataFrame([dict(target=t, values=measured[t].notna().sum(), groups=len(set(q.groups[measured[t].notna()])), lowest=measured[t].min(), median=measured[t].median(), highest=measured[t].max()) for t in q.targets])
     rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{shown(v)}</td></tr>" for k, v in facts.items())
     figure = html_figure(plot_spectra(q.spectra[as_counts(q.spectra).sum(1) > 0]), "All scans, channel by channel: the median, and the band that holds nine of ten. Counts are on a logarithmic axis.")
-    return f"<div class=scroll><table>{rows}</table></div><h3>Laboratory values, wt%</h3>{html_table(table)}{_join_html(q.join)}<h3>Spectra</h3>{figure}"
+    return f"<div class=scroll><table>{rows}</table></div><h3>Laboratory values, wt%</h3>{html_table(table)}{_join_html(q.join)}{_reading_html(q.spectra.report)}<h3>Spectra</h3>{figure}"
+
+def _reading_html(report):
+    "What became of the files, where a folder was read."
+    if report is None or "files" not in report.parts: return ""
+    return f"<h3>How the scans were read</h3><pre>{html.escape(report.summary())}</pre>"
 
 def _join_html(join):
     if join is None: return ""
-    odd = join[join["status"] != "matched"][["row", "core", "depth_mm", "status", "why"]]
-    said = html.escape(join.summary(0).splitlines()[0])
+    odd = join[join["status"] != "matched"][["row", "core", "depth_mm", "status", "note"]].rename(columns=dict(note="why"))
+    said = html.escape(f"{join['source'].iloc[0]}: {len(join)} rows, " + ", ".join(f"{n} {status}" for status, n in join["status"].value_counts().items()))
     return f"<h3>How laboratory values found their spectra</h3><p>{said}</p>" + (html_table(odd, most=20) if len(odd) else "")
 
 # %% ../nbs/12_quantify.ipynb #f7b01943
@@ -740,9 +746,24 @@ def _add_others(commands):
     p.add_argument("--seed", type=int, default=0)
     p.set_defaults(run=_run_pretrain)
     p = commands.add_parser("ingest", help="read scans of any supported kind and write one Parquet file")
-    p.add_argument("path")
+    p.add_argument("path", help="a file, a folder or a zip archive")
+    p.add_argument("labels", nargs="?", help="laboratory values to join by core and depth: csv or xlsx")
     p.add_argument("--out", required=True, help="Parquet file")
+    p.add_argument("--report", help="csv file for what became of every file, section and sample")
+    p.add_argument("--tolerance-mm", type=float, default=10, help="how far a sample may be from its spectrum")
+    _add_reading(p)
     p.set_defaults(run=_run_ingest)
+
+def _add_reading(p):
+    "Options for instruments' files; those that are not given are left to the reader."
+    p.add_argument("--voltage-kv", type=float, help="tube voltage of the scans wanted (default 10)")
+    p.add_argument("--section-unit", choices=["cm", "mm"], help="of section tops in file names (default: 3-4 digits are cm, 5-6 are mm)")
+    p.add_argument("--zero", choices=["x", "first"], help="where X counts from: the section's top, or its first spectrum")
+    p.add_argument("--overlap", choices=["later", "keep"], help="where sections overlap: the later scan wins, or keep both")
+    p.add_argument("--rescans", choices=["replace", "keep"])
+    p.add_argument("--energy", choices=["fit", "align", "nominal"], help="fit gain and offset of each spectrum, align all on one axis, or neither")
+
+READING = ("voltage_kv", "section_unit", "zero", "overlap", "rescans", "energy")
 
 def _run_pretrain(a):
     scans = Spectra.from_parquet(a.scans, memory_map=None) if _is_parquet(a.scans) else load_scans(a.scans)
@@ -750,8 +771,15 @@ def _run_pretrain(a):
     print(*said, adapted_encoder(scans if good.all() else scans[good], Path(a.out), preset=a.preset, epochs=a.epochs, seed=a.seed)[1], f"model: {a.out}", sep="\n")
 
 def _run_ingest(a):
-    scans = load_scans(a.path)
-    print(f"{scans}\nwritten to {scans.to_parquet(a.out)}")
+    from max_nb.scanners import ingest, join_labels, read
+    options = {name: getattr(a, name) for name in READING if getattr(a, name) is not None}
+    if a.labels:
+        scans = join_labels(read(a.path, **options), a.labels, tolerance_mm=a.tolerance_mm)
+        report = scans.report
+        scans.to_parquet(a.out)
+    else: report = ingest(a.path, a.out, **options)
+    if a.report: write_atomically(a.report, lambda part: report.to_frame().to_csv(part, index=False))
+    print(report, f"written to {a.out}", sep="\n")
 
 def _is_parquet(path) -> bool:
     "Does the file begin as Parquet files do?"

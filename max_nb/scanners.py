@@ -5,21 +5,26 @@
 # %% ../nbs/02_scanners.ipynb #459e7870
 from __future__ import annotations
 
-import csv, difflib, inspect, io, re, warnings, zipfile
-from collections.abc import Callable
+import csv, datetime, difflib, functools, hashlib, html, inspect, io, itertools, os, re, tempfile, warnings, zipfile, zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .energy import EnergyAxis
-from .spectra import Spectra
+from .energy import N_CHANNELS, EnergyAxis, Tube, fit_axes, fit_axis
+from .spectra import Spectra, cache_folder, flag_quality, measure_counts, quality_flags, write_parquet
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'MISSING', 'FEWEST_CHANNELS', 'PERCENT', 'UNIT', 'HEADER', 'CORE_WORDS', 'DEPTH_WORDS', 'TARGET_WORDS',
-           'TO_MM', 'TO_WT', 'FORMATS', 'standard_name', 'read_table', 'Format', 'register', 'read', 'read_labels',
-           'JoinReport', 'join_labels']
+           'TO_MM', 'TO_WT', 'RECORD', 'NUMBER', 'TEXTS', 'NUMBERS', 'WHOLE', 'MOST_CHANNELS', 'WHOLE_NUMBER', 'DATA',
+           'NEW_STYLE', 'CORE_AND_SECTION', 'TOKENS', 'LENGTH', 'COUNTERS', 'SAID', 'HEAD', 'MOST_RATIO',
+           'MOST_UNPACKED', 'BATCH', 'PARALLEL_FROM', 'COLUMNS', 'ITRAX_TABLE', 'MONTHS', 'RESULTS_NAMES', 'IN_UNITS',
+           'ITRAX_GAIN_KEV', 'LINE_COLUMN', 'QUANTITIES', 'AREA_NAMES', 'LAST_EXCEL_DAY', 'PDZ_NAMES', 'FORMATS',
+           'AVAATECH_START', 'CACHE_FROM', 'SLICE', 'standard_name', 'NotSpectra', 'read_table', 'parse_avaatech',
+           'parse_avaatech_name', 'section_top', 'Report', 'File', 'read_avaatech', 'read_itrax', 'read_areas',
+           'read_xpt', 'read_hub', 'read_pdz', 'Format', 'register', 'read', 'ingest', 'read_labels', 'join_labels']
 
 # %% ../nbs/02_scanners.ipynb #76663d82
 SEPARATORS = (";", "\t", ",", "|", " ")
@@ -67,9 +72,9 @@ def _is_missing(cells: pd.Series) -> pd.Series:
 
 # %% ../nbs/02_scanners.ipynb #337f0a23
 def _to_numbers(cells: pd.Series, decimal: str = ".") -> pd.Series:
-    "Cells as floats; NaN where a cell is no number."
+    "Cells as floats; NaN where a cell is no number (a date is none)."
     if pd.api.types.is_numeric_dtype(cells): return cells.astype(float)
-    text = cells.where(~_is_missing(cells), None).astype(object).map(lambda c: c.strip().replace(decimal, ".") if isinstance(c, str) else c)
+    text = cells.where(~_is_missing(cells), None).astype(object).map(lambda c: c.strip().replace(decimal, ".") if isinstance(c, str) else c if isinstance(c, (int, float, np.number)) else None)
     return pd.to_numeric(text, errors="coerce").astype(float)
 
 # %% ../nbs/02_scanners.ipynb #327b8762
@@ -93,7 +98,7 @@ def _layout(path: Path, separator: str | None, decimal: str | None) -> tuple[lis
     "Lines, separator and decimal mark of a text table; `ValueError` that names the file and the line that does not fit."
     lines = [line.strip(" ") for line in (_text(path) or "").splitlines() if line.strip()]
     separator = separator or _separator(lines[:20])
-    if separator is None: raise ValueError(f"{path}: no table; expected lines of cells, as many in each line, with one of {SEPARATORS} between them")
+    if separator is None or not lines: raise ValueError(f"{path}: no table; expected lines of cells, as many in each line, with one of {SEPARATORS} between them")
     width = len(_cells(lines[:1], separator)[0])
     odd = next((i for i, line in enumerate(lines) if len(_cells([line], separator)[0]) != width), None)
     if odd is not None: raise ValueError(f"{path}: line {odd + 1} of text has {len(_cells(lines[odd:odd + 1], separator)[0])} cells; expected {width}, as in the header")
@@ -106,8 +111,9 @@ def _csv(path: Path, separator: str | None = None, decimal: str | None = None) -
     lines, separator, decimal = _layout(path, separator, decimal)
     names = _unique([name or f"column {i}" for i, name in enumerate(_cells(lines[:1], separator)[0])], path)
     counts = set(_channels(names).values())
-    table = pd.read_csv(io.StringIO("\n".join(lines)), sep=r"\s+" if separator == " " else separator, decimal=decimal, names=names, header=0, index_col=False, skipinitialspace=True,
+    try: table = pd.read_csv(io.StringIO("\n".join(lines)), sep=r"\s+" if separator == " " else separator, decimal=decimal, names=names, header=0, index_col=False, skipinitialspace=True,
                         dtype={n: str for n in names if n not in counts}, keep_default_na=False, na_values={n: [""] for n in counts})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise ValueError(f"{path}: cannot be cut into cells ({str(e).strip()[:80]}); expected as many in each line as in the header") from None
     return _typed(table, counts, decimal)
 
 # %% ../nbs/02_scanners.ipynb #6fe8010a
@@ -128,14 +134,16 @@ def _unique(names: list[str], path: Path) -> list[str]:
 # %% ../nbs/02_scanners.ipynb #3dfb82c5
 def _is_excel(path: Path) -> bool:
     "True for a zip archive that holds a workbook."
-    if not zipfile.is_zipfile(path): return False
-    with zipfile.ZipFile(path) as archive: return any(name.startswith("xl/workbook") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive: return any(name.startswith("xl/workbook") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError): return False
 
 # %% ../nbs/02_scanners.ipynb #1c95e056
 def _excel(path: Path, sheet: str | int = 0, decimal: str | None = None) -> pd.DataFrame:
     "One sheet of a workbook."
     try: book = pd.ExcelFile(path)
     except ImportError: raise ValueError(f"{path}: a workbook, and openpyxl is not installed; expected that package (pip install openpyxl), or the sheet saved as csv") from None
+    except Exception as e: raise ValueError(f"{path}: cannot be read as a workbook ({type(e).__name__}: {str(e)[:80]}); expected a whole one, saved by a spreadsheet program") from None
     with book:
         names = book.sheet_names
         if sheet not in names and sheet not in range(len(names)): raise ValueError(f"{path}: no sheet {sheet!r}; found {names}")
@@ -149,7 +157,9 @@ def _excel(path: Path, sheet: str | int = 0, decimal: str | None = None) -> pd.D
 # %% ../nbs/02_scanners.ipynb #11a26907
 def _table(path: Path, sheet: str | int = 0, separator: str | None = None, decimal: str | None = None) -> pd.DataFrame:
     "A text table or a sheet of a workbook, by content."
-    return _excel(path, sheet, decimal) if _is_excel(path) else _csv(path, separator, decimal)
+    whole = _is_excel(path)
+    if not whole and path.read_bytes()[:4] == b"PK\x03\x04": raise ValueError(f"{path}: starts as a workbook or zip archive, and cannot be opened as a workbook; expected a whole one")
+    return _excel(path, sheet, decimal) if whole else _csv(path, separator, decimal)
 
 # %% ../nbs/02_scanners.ipynb #901e8b4b
 PERCENT = r"(?:wt|weight|mass)?\.?[\s_-]*%"
@@ -195,6 +205,9 @@ def _renamed(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, dict[str, f
     return table.rename(columns=names), factors
 
 # %% ../nbs/02_scanners.ipynb #28146e98
+class NotSpectra(ValueError):
+    "A file that can be read, but holds no spectra."
+
 def read_table(
     path: str | Path, # text (any separator, decimal mark) or workbook; a row a spectrum, a column a channel
     axis: EnergyAxis | None = None, # None: the nominal gain and offset
@@ -206,7 +219,7 @@ def read_table(
     path = _existing(path)
     table = _table(path, sheet, separator, decimal)
     channels = _channels(table.columns)
-    if not channels: raise ValueError(f"{path}: no columns of counts; found {list(table.columns)[:8]}, expected columns named 0, 1, 2 ... (a table of laboratory values is for `join_labels`)")
+    if not channels: raise NotSpectra(f"{path}: no columns of counts; found {list(table.columns)[:8]}, expected columns named 0, 1, 2 ... (a table of laboratory values is for `join_labels`)")
     _check_complete(channels, path)
     counts = np.stack([_count_column(table[c], c, path) for c in channels.values()], axis=1)
     info = _in_units(table.drop(columns=list(channels.values())), str(path))
@@ -246,94 +259,1603 @@ def _spectra(counts, info, axis, path) -> Spectra:
     try: return Spectra(counts, info, axis)
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
 
-# %% ../nbs/02_scanners.ipynb #a729b497
+# %% ../nbs/02_scanners.ipynb #d5ceee95
+def _core_key(name) -> str:
+    "A core's name as it is compared: lower case; blanks, `_` and `-` alike; 7.0 is 7."
+    text = str(int(name)) if isinstance(name, (float, np.floating)) and float(name).is_integer() else str(name)
+    return re.sub(r"[\s_-]+", "-", text.strip().lower())
+
+# %% ../nbs/02_scanners.ipynb #33efff51
+RECORD = re.compile(r"^[^\S\n]*\$([A-Za-z_ ]{1,40}):[^\S\n]*\n?[^\S\n]*((?!\$)[^\n]*)", re.M)
+
+def _records(
+    head: bytes, # all that stands before the counts
+    where: str, # for messages
+) -> dict[str, str]: # keys in capitals; records without a value are left out
+    "The header's keys and values. Raises `ValueError` for a key that says two things."
+    records = {}
+    for key, value in RECORD.findall(_decoded(head).replace("\r\n", "\n").replace("\r", "\n")):
+        name, text = key.upper(), value.strip()
+        if records.get(name, text) != text: raise ValueError(f"{where}: ${key} stands twice, with {records[name][:40]!r} and {text[:40]!r}; expected one value")
+        if text: records[name] = text
+    return records
+
+# %% ../nbs/02_scanners.ipynb #bcdc69ea
+def _decoded(data: bytes) -> str:
+    "Text in UTF-8 or, where it is not that, in Windows' code page 1252."
+    try: return data.decode("utf-8-sig")
+    except UnicodeDecodeError: return data.decode("cp1252", errors="replace")
+
+# %% ../nbs/02_scanners.ipynb #df65dafb
+NUMBER = re.compile(r"[-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?(?![\w.,])|[-+]?\d+(?:[.,]\d*)?(?=[a-zA-Z]{1,2}\b)")
+
+@functools.lru_cache(4096)  # thousands of files say "10 kV"
+def _number_at_start(text: str) -> float:
+    "The number that a text begins with; NaN if it does not."
+    m = NUMBER.match(text)
+    return float(m[0].replace(",", ".")) if m else np.nan
+
+def _leading_number(
+    text: str, # such as "10,0" or "10 kV"
+    what: str, # for messages
+    where: str, # for messages
+    least: float = -np.inf, # the smallest value that can be
+) -> float:
+    "The number at the start of a value. Raises `ValueError` that names file and key."
+    value = _number_at_start(text)
+    if not (value >= least and abs(value) < np.inf): raise ValueError(f"{where}: {what} is {text[:40]!r}; expected a number" + (f" of at least {least:g}" if np.isfinite(least) else ""))
+    return value
+
+# %% ../nbs/02_scanners.ipynb #bb3d8d5f
+def _iso_date(text: str) -> str: # such as "2018-09-18T14:03:59"; "" if it is none
+    "An Avaatech date, `MM-DD-YYYY HH:MM:SS`, as ISO text, which sorts."
+    m = re.fullmatch(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(?:\s+(\d{1,2}):(\d{2})(?::(\d{2}))?)?", text)
+    if not m: return ""
+    month, day, year, *clock = [int(x or 0) for x in m.groups()]
+    try: return datetime.datetime(year, month, day, *clock).isoformat()
+    except ValueError: return ""
+
+# %% ../nbs/02_scanners.ipynb #d5e7830a
+TEXTS = dict(Core_ID="core", Section_ID="section")
+NUMBERS = dict(X_Position=("x_mm", -np.inf), Y_Position=("y_mm", -np.inf), Slit_DC=("slit_dc_mm", 0), Slit_CC=("slit_cc_mm", 0), TotalCPS=("cps", 0), ACC_VOLT=("voltage_kv", 0.1), TUBE_CUR=("current_ma", 0))
+WHOLE = dict(Run_ID="run", Replicate_ID="replicate")
+
+def _header_info(records: dict[str, str], where: str) -> dict:
+    "What a header says, under the package's names; `note` where something could not be read."
+    info = {name: records[key.upper()] for key, name in TEXTS.items() if key.upper() in records}
+    info |= {name: _leading_number(records[key.upper()], "$" + key, where, least) for key, (name, least) in NUMBERS.items() if key.upper() in records}
+    info |= {name: int(m[0]) for key, name in WHOLE.items() if (m := re.search(r"\d{1,9}", records.get(key.upper(), "")))}
+    if "MEAS_TIM" in records: info |= _times(records["MEAS_TIM"], where)
+    date = records.get("DATE_MEA", "")
+    if date: info |= dict(date=iso) if (iso := _iso_date(date)) else dict(note=f"$DATE_MEA is {date[:30]!r}, no date MM-DD-YYYY")
+    if info.get("cps") == 0: del info["cps"]  # 0 stands for unknown
+    return info
+
+# %% ../nbs/02_scanners.ipynb #2face0c6
+def _times(text: str, where: str) -> dict:
+    "Live and real time in seconds."
+    parts = text.split()
+    return {name: _leading_number(part, "$MEAS_TIM", where, 0) for name, part in zip(("live_s", "real_s"), parts)}
+
+# %% ../nbs/02_scanners.ipynb #491e88a1
+MOST_CHANNELS = 65536
+
+def _declared(bounds: list[bytes], where: str) -> int:
+    "Number of channels that the line behind $DATA: promises."
+    try: first, last = [int(b) for b in bounds]
+    except ValueError: raise ValueError(f"{where}: behind $DATA: stands {b' '.join(bounds)[:40].decode(errors='replace')!r}; expected the first and the last channel, such as 0 2047") from None
+    if first not in (0, 1) or not FEWEST_CHANNELS <= last - first + 1 <= MOST_CHANNELS:
+        raise ValueError(f"{where}: $DATA: declares channels {first} to {last}; expected them to start at 0 or 1 (0 to 2047 for 2048 channels), {FEWEST_CHANNELS} to {MOST_CHANNELS} in number")
+    return last - first + 1
+
+# %% ../nbs/02_scanners.ipynb #5d33fdec
+def _careful_counts(tokens: list[bytes], where: str) -> np.ndarray: # (C,) int64
+    "Counts one by one. Raises `ValueError` that names the first that is none."
+    counts = np.empty(len(tokens), np.int64)
+    for i, token in enumerate(tokens):
+        value = int(m[1]) if len(token) < 40 and (m := WHOLE_NUMBER.fullmatch(token)) else -1
+        if not 0 <= value < 2**63: raise ValueError(f"{where}: count {i} is {token[:20].decode(errors='replace')!r}; expected a whole number of at least 0")
+        counts[i] = value
+    return counts
+
+WHOLE_NUMBER = re.compile(rb"\+?(\d+)(?:\.0*)?")
+
+# %% ../nbs/02_scanners.ipynb #9706f48e
+def _counts(body: bytes, where: str) -> np.ndarray: # (C,) int32; int64 where they are larger
+    "The counts behind $DATA:, as many as declared. Raises `ValueError`."
+    line, _, rest = body.lstrip().replace(b"\r", b"\n").partition(b"\n")
+    rest, _, behind = rest.partition(b"$")
+    n = _declared(line.split(), where)
+    if b"$DATA:" in b"$" + behind: raise ValueError(f"{where}: $DATA: stands twice; expected one spectrum in a file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy warns of what it could not read
+            counts = np.fromstring(rest, dtype=np.int64, sep=" ") if rest.strip() else np.empty(0, np.int64)
+    except (DeprecationWarning, ValueError): counts = _careful_counts(rest.split(), where)
+    if len(counts) != n: raise ValueError(f"{where}: has {len(counts)} counts; expected {n}, as $DATA: declares")
+    if counts.min() < 0 or counts.max() >= 2**31: return _careful_counts(rest.split(), where)
+    return counts.astype(np.int32)
+
+# %% ../nbs/02_scanners.ipynb #cc437d90
+DATA = re.compile(rb"^[^\S\n]*\$DATA:", re.M | re.I)
+
+def parse_avaatech(
+    data: bytes, # all of a file
+    where: str = "spectrum", # its name, for messages
+) -> tuple[np.ndarray, dict]: # counts (C,) int32; what the header says: core, section, x_mm, voltage_kv, live_s, date, ...
+    "Read one Avaatech spectrum by its keys. Raises `ValueError` naming the place, what was found and what was expected."
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")): data = data.decode("utf-16", errors="replace").encode()
+    if b"\0" in data: raise ValueError(f"{where}: holds zero bytes at {data.index(0)}; expected a text file")
+    found = DATA.search(data if b"\r" not in data[:200] or b"\n" in data[:200] else (data := data.replace(b"\r", b"\n")))
+    if not found: raise ValueError(f"{where}: no record $DATA: in {len(data)} bytes; expected one, with the counts behind it")
+    return _counts(data[found.end():], where), _header_info(_records(data[:found.start()], where), where)
+
+# %% ../nbs/02_scanners.ipynb #70339ec8
+NEW_STYLE = ("sample", "core", "section", "core_depth_mm", "day", "clock", "live_s", "voltage_kv", "current_ua", "x_mm", "y_mm", "filter", "slit_dc_mm", "slit_cc_mm", "run", "replicate", "setting")
+
+def _plain_number(text: str) -> float:
+    "A number with a point or a comma; NaN if it is none."
+    try: return float(text.strip().replace(",", "."))
+    except ValueError: return np.nan
+
+def _new_style(stem: str) -> dict:
+    "The seventeen fields of a new-style name."
+    field = dict(zip(NEW_STYLE, (part.strip() for part in stem.split("!"))))
+    info = dict(core=field["core"] if field["core"].strip("0") else field["sample"], section=field["section"], filter=field["filter"])
+    info |= {k: v for k in ("core_depth_mm", "live_s", "voltage_kv", "x_mm", "y_mm", "slit_dc_mm", "slit_cc_mm") if (v := _plain_number(field[k])) == v}
+    info |= {k: int(m[0]) for k in ("run", "replicate") if (m := re.search(r"\d+", field[k]))}
+    info |= dict(current_ma=ua / 1000) if (ua := _plain_number(field["current_ua"])) == ua else {}
+    date = re.fullmatch(r"\d{4}-\d\d-\d\d \d\d-\d\d-\d\d", f"{field['day']} {field['clock']}")
+    return info | (dict(date=f"{field['day']}T{field['clock'].replace('-', ':')}") if date else {})
+
+# %% ../nbs/02_scanners.ipynb #3499844c
+CORE_AND_SECTION = re.compile(r"(?P<core>.+)_(?P<section>\d{1,6}[A-Za-z]?|\d{0,6}TC\d*)(?=\s|$)", re.I)
+TOKENS = {"live_s": re.compile(r"(?<!\S)(\d+(?:[.,]\d+)?)\s?s\b"), "voltage_kv": re.compile(r"(?<!\S)(\d+(?:[.,]\d+)?)\s?kV\b", re.I), "current_ma": re.compile(r"(?<!\S)(\d+(?:[.,]\d+)?)\s?uA\b", re.I)}
+LENGTH = re.compile(r"(?<!\S)(DC|CC|X|Y)?\s?(-?\d+(?:[.,]\d+)?)\s?mm\b", re.I)
+COUNTERS = {"run": re.compile(r"\bRun\s?(\d+)", re.I), "replicate": re.compile(r"\bRep\s?(\d+)", re.I)}
+
+def _old_style(stem: str) -> dict:
+    "What an old-style name says."
+    m = CORE_AND_SECTION.match(stem)
+    info = m.groupdict() if m else {}
+    rest = stem[m.end():] if m else stem
+    info |= {k: _plain_number(found[1]) for k, pattern in TOKENS.items() if (found := pattern.search(rest))}
+    if "current_ma" in info: info["current_ma"] /= 1000
+    info |= _lengths(LENGTH.findall(rest))
+    return info | {k: int(found[1]) for k, pattern in COUNTERS.items() if (found := pattern.search(rest))}
+
+# %% ../nbs/02_scanners.ipynb #29beb5bd
+def _lengths(found: list[tuple[str, str]]) -> dict: # pairs of prefix and number
+    "Positions and slit sizes: X first, then Y, where no prefix says."
+    named = {"DC": "slit_dc_mm", "CC": "slit_cc_mm", "X": "x_mm", "Y": "y_mm"}
+    info = {named[prefix.upper()]: _plain_number(number) for prefix, number in found if prefix}
+    free = [name for name in ("x_mm", "y_mm") if name not in info]
+    return info | dict(zip(free, (_plain_number(number) for prefix, number in found if not prefix)))
+
+# %% ../nbs/02_scanners.ipynb #b42c7ce0
+def parse_avaatech_name(
+    name: str, # of a file, with or without `.spe`
+) -> dict: # core, section, x_mm, y_mm, live_s, voltage_kv, current_ma, run, replicate, ...: what the name says
+    "What the name of an Avaatech file tells, in either style."
+    stem = re.sub(r"\.spe$", "", name.strip(), flags=re.I)
+    return _new_style(stem) if stem.count("!") == len(NEW_STYLE) - 1 else _old_style(stem)
+
+# %% ../nbs/02_scanners.ipynb #165ba4fa
+def _differ(a, b) -> bool:
+    "True if two statements are not the same: numbers beyond 1 %, texts beyond spelling."
+    if a == b: return False
+    if isinstance(a, str) or isinstance(b, str): return _core_key(str(a).lstrip("0")) != _core_key(str(b).lstrip("0"))
+    return abs(a - b) > 0.01 * max(abs(a), abs(b), 1)
+
+def _merge_sources(header: dict, name: dict) -> dict:
+    "Header and name as one, with a note on what they disagree about."
+    name = {k: v for k, v in name.items() if v != ""}
+    if "core" in name and not header.get("core", "0").strip("0"): header = {k: v for k, v in header.items() if k != "core"}
+    both = [k for k in header if k in name and k != "date" and _differ(header[k], name[k])]
+    notes = ([header["note"]] if "note" in header else []) + [f"{k}: {header[k]!r} in the header, {name[k]!r} in the name" for k in both]
+    return name | header | (dict(note="; ".join(notes)) if notes else {})
+
+# %% ../nbs/02_scanners.ipynb #97106e8c
+def section_top(
+    section: str, # as in the file's name
+    unit: str | None = None, # "cm" or "mm"; None: by the number of digits
+) -> tuple[float, str]: # top in mm (NaN if the name tells none), and the rule that was used
+    "The depth of a section's top from its name: 3-4 digits are cm, 5-6 are mm. Raises `ValueError` for another unit."
+    if unit not in (None, "cm", "mm"): raise ValueError(f"section_unit is {unit!r}; expected 'cm', 'mm', or None for the rule by digits")
+    m = re.fullmatch(r"(\d*)(TC\d*|[A-Z]?)", str(section).strip(), re.I)
+    if not m: return np.nan, f"{section!r} tells no depth"
+    if m[2].upper().startswith("TC"): return float(m[1] or 0) * 10, "trigger core"
+    digits = len(m[1])
+    if unit is None and digits not in (3, 4, 5, 6): return (0.0, "0 is the top") if m[1] and not m[1].strip("0") else (np.nan, f"{section!r} tells no depth (3-4 digits are cm, 5-6 are mm)")
+    unit, why = (unit, f"in {unit}, as asked for") if unit else ("cm", "3-4 digits: cm") if digits <= 4 else ("mm", "5-6 digits: mm")
+    return float(m[1]) * TO_MM[unit], why
+
+# %% ../nbs/02_scanners.ipynb #907b485d
+def _with_depths(
+    table: pd.DataFrame, # core, section, x_mm, folder, run; a row a spectrum
+    section_unit: str | dict | None = None, # "cm", "mm", or {core: unit}
+    zero: str = "x", # "x": top + X; "first": top + X - first X of the section
+) -> pd.DataFrame: # with section_top_mm, depth_mm, rule, and trigger cores under a name of their own
+    "Put every spectrum into its core."
+    if zero not in ("x", "first"): raise ValueError(f"zero is {zero!r}; expected 'x' (depth = section top + X) or 'first' (+ X - first X)")
+    units = section_unit if isinstance(section_unit, dict) else {core: section_unit for core in table["core"].unique()}
+    pairs = table[["core", "section"]].drop_duplicates()
+    tops = {(c, s): section_top(s, units.get(c)) for c, s in pairs.itertuples(index=False)}
+    keys = list(zip(table["core"], table["section"]))
+    table = table.assign(section_top_mm=[tops[k][0] for k in keys], rule=[tops[k][1] for k in keys])
+    table["core"] = table["core"].where(table["rule"] != "trigger core", table["core"] + " TC")
+    same = [table[c] if c in table else pd.Series("", index=table.index) for c in ("core", "section_top_mm", "voltage_kv")]
+    start = table["x_mm"].groupby(same, dropna=False).transform("min") if zero == "first" else 0.0
+    depth = table["section_top_mm"] + table["x_mm"] - start
+    return table.assign(depth_mm=depth.fillna(table["core_depth_mm"]) if "core_depth_mm" in table else depth)
+
+# %% ../nbs/02_scanners.ipynb #1646779c
+def _scan_order(table: pd.DataFrame) -> pd.DataFrame: # a row a scan, the latest first
+    "All scans of a table, ordered by how late they are."
+    rescan = table["folder"].str.contains("rescan", case=False) | table["section"].astype(str).str.fullmatch(r"\d+[A-Za-z]")
+    scans = table.assign(rescan=rescan, date=table["date"].fillna("")).groupby("scan", sort=False).agg(core=("core", "first"), rescan=("rescan", "first"), date=("date", "max"), run=("run", "max"))
+    return scans.reset_index().fillna({"run": 0}).sort_values(["rescan", "date", "run", "scan"], ascending=False, kind="stable", ignore_index=True)
+
+# %% ../nbs/02_scanners.ipynb #ef3e2532
+def _half_step(depth: np.ndarray) -> float: # mm
+    "Half of the median distance of neighbours; a hair's breadth for a single spectrum."
+    steps = np.diff(np.unique(depth))
+    return float(np.median(steps)) / 2 if len(steps) else 1e-6
+
+def _near(
+    depth: np.ndarray, # (N,) mm
+    taken: np.ndarray, # (M,) mm, ascending
+    within: float, # mm
+) -> np.ndarray: # (N,) bool
+    "Which depths have a neighbour among those taken."
+    right = np.searchsorted(taken, depth).clip(0, len(taken) - 1)
+    distance = np.minimum(abs(taken[right] - depth), abs(taken[(right - 1).clip(0)] - depth))
+    return distance <= within + 1e-6
+
+# %% ../nbs/02_scanners.ipynb #2bef8acb
+def _superseded(
+    table: pd.DataFrame, # core, scan, section_top_mm, depth_mm, ...
+    overlaps: bool = True, # among sections that overlap
+    rescans: bool = True, # among scans of one section
+) -> np.ndarray: # (N,) object: the scan that took the spectrum's place, or ""
+    "For each spectrum, the later scan that covers its depth."
+    by, depth = np.full(len(table), "", dtype=object), table["depth_mm"].to_numpy()
+    rows = {scan: group[np.isfinite(depth[group])] for scan, group in table.reset_index(drop=True).groupby("scan", sort=False).indices.items()}
+    tops = table.groupby("scan", sort=False)["section_top_mm"].first().to_dict()
+    for _, scans in _scan_order(table).groupby("core", sort=False):
+        later = []
+        for scan in scans["scan"]:
+            mine = rows[scan]
+            for name, top, taken, within in later:
+                if len(mine) and len(taken) and (rescans if top == tops[scan] else overlaps): by[mine] = np.where((by[mine] == "") & _near(depth[mine], taken, within), name, by[mine])
+            later.append((scan, tops[scan], np.sort(depth[mine]), _half_step(depth[mine])))
+    return by
+
+# %% ../nbs/02_scanners.ipynb #82171b74
+class Report:
+    "What became of files, sections, energies, spectra and laboratory samples: `parts`, a table for each step, each with `status` and `note`."
+    def __init__(self,
+        parts: dict[str, pd.DataFrame], # step (files, depth, energy, quality, labels): a row for each thing
+        where: str = "", # what was read
+    ):
+        self.parts, self.where = parts, where
+
+    def __getitem__(self, step: str) -> pd.DataFrame: return self.parts[step]
+    def __repr__(self): return self.summary()
+    def _repr_html_(self): return f"<pre>{html.escape(self.summary())}</pre>"
+
+    def to_frame(self) -> pd.DataFrame: # step, item, status, note, and the columns of the parts
+        "All steps in one table."
+        return pd.concat([part.assign(step=step) for step, part in self.parts.items()], ignore_index=True).pipe(lambda t: t[["step", *t.columns.drop("step")]])
+
+    def summary(self,
+        most: int = 5, # kinds of remark to show for a step
+    ) -> str: # some lines of text
+        "The report in a few lines."
+        lines = [f"{self.where}: {SAID[step](part)}" if step == "files" else f"{step}: {SAID[step](part)}" for step, part in self.parts.items() if len(part)]
+        remarks = [_remarks(part, most) for part in self.parts.values() if len(part)]
+        return "\n".join(line for pair in zip(lines, remarks) for line in [pair[0], *pair[1]])
+
+# %% ../nbs/02_scanners.ipynb #520fb2a0
+def _remarks(part: pd.DataFrame, most: int) -> list[str]: # lines, the rarest kinds first
+    "The notes of a table, each kind once, with how many there are and the first of them."
+    noted = part[part["note"].fillna("") != ""]
+    if not len(noted): return []
+    kinds = noted.assign(kind=noted["status"] + noted["note"].map(lambda note: re.sub(r"'[^']*'|[-+]?\d[\d.,]*", "#", note))).groupby("kind", sort=False)
+    firsts = sorted(((len(group), group.iloc[0]) for _, group in kinds), key=lambda pair: (pair[1]["status"] != "failed", pair[0]))
+    lines = [f"  {n} {row['status']}: {row['note']}" + (f" ({row['item']}{' and others' if n > 1 else ''})") for n, row in firsts[:most]]
+    return lines + ([f"  ... and {len(firsts) - most} more kinds of remark: see to_frame()"] if len(firsts) > most else [])
+
+# %% ../nbs/02_scanners.ipynb #43a15242
+def _tally(part: pd.DataFrame) -> str:
+    "How many things of each status."
+    return ", ".join(f"{n:,} {status}" for status, n in part["status"].value_counts(sort=False).items())
+
+SAID = {
+    "files": lambda t: f"{len(t):,} files, {_tally(t)}; {t['spectra'].sum():,} spectra",
+    "depth": lambda t: f"{t['core'].nunique()} cores, {len(t)} sections, tops by {'; '.join(f'{rule} ({n})' for rule, n in t['rule'].value_counts().items())}",
+    "energy": lambda t: f"gain and offset fitted on lines for {t['fitted'].sum():,} of {t['spectra'].sum():,} spectra, gain {1000 * t['gain_low'].min():.2f} to {1000 * t['gain_high'].max():.2f} eV a channel",
+    "quality": lambda t: ", ".join(f"{n:,} {flag}" for flag, n in zip(t["item"], t["spectra"]) if n) or "nothing to flag",
+    "remarks": lambda t: f"{len(t)} on the whole",
+    "labels": lambda t: f"{len(t):,} samples of {t['source'].iloc[0]}, {_tally(t)}",
+    "targets": lambda t: ", ".join(f"{r['item']} of {r['spectra']:,} spectra" for _, r in t.iterrows() if r["status"] == "joined"),
+}
+
+# %% ../nbs/02_scanners.ipynb #ee7c2f98
+def _quality_part(info: pd.DataFrame) -> pd.DataFrame: # item, spectra, status, note
+    "How many spectra carry each flag, and which the first ones are."
+    flags = [c for c in info if c.startswith("flag_")]
+    name = lambda r: f"{r.get('core', '?')} at {r['depth_mm']:g} mm" if pd.notna(r.get("depth_mm", np.nan)) else str(r.get("filename", r.name))
+    rows = [(c.removeprefix("flag_").replace("_", " "), int(info[c].sum()), ", ".join(name(r) for _, r in info[info[c]].head(2).iterrows())) for c in flags]
+    return pd.DataFrame([dict(item=flag, spectra=n, status="flagged" if n else "fine", note=f"{flag}: {which}" if n else "") for flag, n, which in rows], columns=["item", "spectra", "status", "note"])
+
+# %% ../nbs/02_scanners.ipynb #678867cd
+@dataclass(frozen=True)
+class File:
+    "A file of an archive."
+    path: str # where it is
+    name: str # relative to what was read, with `/`
+    size: int # bytes
+    mtime: int # when it was changed, ns
+
+def _row(item: str, status: str, note: str = "", spectra: int = 0, format: str = "") -> dict:
+    "A row of the report on files."
+    return dict(item=item, format=format, spectra=spectra, status=status, note=note)
+
+def _walk(
+    root: Path, # a folder
+    prefix: str = "", # of the names
+) -> tuple[list[File], list[dict]]: # files in order of their names; rows for what is none
+    "All files below a folder."
+    files, odd, todo = [], [], [(str(root), prefix)]
+    while todo:
+        folder, above = todo.pop()
+        try: entries = sorted(os.scandir(folder), key=lambda e: e.name)
+        except OSError as e: odd.append(_row(above or ".", "failed", f"cannot be entered ({e.strerror})")); continue
+        for entry in entries:
+            kind, what = _kind_of(entry)
+            if kind == "folder": todo.append((entry.path, f"{above}{entry.name}/"))
+            elif kind == "file": files.append(File(entry.path, _shown(above + entry.name), what.st_size, what.st_mtime_ns))
+            else: odd.append(_row(_shown(above + entry.name), "left out", kind))
+    return sorted(files, key=lambda f: f.name), odd
+
+# %% ../nbs/02_scanners.ipynb #8e245b2c
+def _shown(name: str) -> str:
+    "A file's name with bytes that are no text replaced."
+    return os.fsencode(name).decode("utf-8", "replace")
+
+def _kind_of(entry: os.DirEntry) -> tuple[str, os.stat_result | None]:
+    "'folder', 'file' with its state, or what it is instead."
+    try:
+        if entry.is_dir(): return ("a link to a folder, not followed" if entry.is_symlink() else "folder"), None
+        if entry.is_file(): return "file", entry.stat()
+        return "a broken link" if entry.is_symlink() else "neither a file nor a folder", None
+    except OSError as e: return f"cannot be looked at ({e.strerror})", None
+
+# %% ../nbs/02_scanners.ipynb #96f3112d
+HEAD = 1 << 16
+
+def _head(path: str | Path, most: int = HEAD) -> bytes:
+    "The first bytes of a file."
+    with open(path, "rb", buffering=0) as file: return file.read(most)
+
+def _first_line(head: bytes) -> str:
+    "The first line of a text, \"\" for what is none."
+    text = head.decode("utf-16", errors="ignore") if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "" if b"\0" in head else _decoded(head)
+    return next((line for line in text.splitlines() if line.strip()), "")
+
+# %% ../nbs/02_scanners.ipynb #9008f539
+MOST_RATIO, MOST_UNPACKED = 200, 64 << 30
+
+def _is_zip(path: Path) -> bool:
+    "True for a zip archive that is no workbook."
+    try: return path.is_file() and zipfile.is_zipfile(path) and not _is_excel(path)
+    except (zipfile.BadZipFile, OSError): return False
+
+def _check_sizes(archive: zipfile.ZipFile, where: str) -> None:
+    "Complain of an archive that would grow beyond all bounds."
+    members = archive.infolist()
+    total = sum(m.file_size for m in members)
+    bomb = next((m for m in members if m.file_size > 1 << 20 and m.file_size > MOST_RATIO * max(m.compress_size, 1)), None)
+    if bomb: raise ValueError(f"{where}: {bomb.filename!r} would grow from {bomb.compress_size:,} to {bomb.file_size:,} bytes; expected less than {MOST_RATIO} times its size (unpack it by hand if you trust it)")
+    if total > MOST_UNPACKED: raise ValueError(f"{where}: would unpack to {total:,} bytes; expected at most {MOST_UNPACKED:,} (unpack it by hand and read the folder)")
+
+# %% ../nbs/02_scanners.ipynb #dfe92a8a
+def _unpack(
+    path: Path, # a zip archive
+    into: Path, # an empty folder
+) -> list[dict]: # rows of the report for members that were refused
+    "Unpack an archive safely. Raises `ValueError` for a damaged, locked or exploding one."
+    refused = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_sizes(archive, str(path))
+            for member in (m for m in archive.infolist() if not m.is_dir()):
+                if _leads_outside(member.filename): refused.append(_row(member.filename, "failed", f"the name leads outside of the archive; expected one within")); continue
+                archive.extract(member, into)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as e:
+        raise ValueError(f"{path}: cannot be unpacked ({str(e)[:120]}); expected a whole zip archive without a password") from None
+    return refused
+
+def _leads_outside(name: str) -> bool:
+    "True for names with `..`, a drive or a leading slash."
+    name = name.replace("\\", "/")
+    return name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name) is not None
+
+# %% ../nbs/02_scanners.ipynb #5dd8d4c5
+BATCH = 256
+
+def _read_batch(
+    files: list[tuple[str, str]], # path and name of each
+    axis: EnergyAxis | None, # the nominal axis to fit from; None: no fit
+) -> tuple[np.ndarray, pd.DataFrame, list[tuple[int, str]]]: # counts (n, C) int32, a row each (with `at`, the place in files), failures
+    "Read some Avaatech files."
+    counts, rows, failures = [], [], []
+    for at, (path, name) in enumerate(files):
+        try:
+            with open(path, "rb") as file: spectrum, header = parse_avaatech(file.read(), name)
+            rows.append(_merge_sources(header, parse_avaatech_name(os.path.basename(name))) | dict(at=at, channels=len(spectrum)))
+            counts.append(spectrum)
+        except (ValueError, OSError) as e: failures.append((at, f"cannot be read ({e.strerror})" if isinstance(e, OSError) else str(e).removeprefix(f"{name}: ")))
+    table = pd.DataFrame.from_records(rows) if rows else pd.DataFrame(columns=["at", "channels"])
+    usual = table["channels"].mode().iloc[0] if rows else 0
+    stack = np.stack([c if len(c) == usual else np.resize(c, usual) for c in counts]) if rows else np.empty((0, 0), np.int32)
+    return stack, _measured(stack, table, axis), failures
+
+# %% ../nbs/02_scanners.ipynb #962bdf0d
+def _measured(counts: np.ndarray, table: pd.DataFrame, axis: EnergyAxis | None) -> pd.DataFrame:
+    "The table with total, clipped and the fitted gain and offset."
+    if not len(counts): return table
+    table = table.assign(**measure_counts(counts))
+    if axis is None or counts.shape[1] != axis.n_channels: return table
+    fits = fit_axes(counts, axis)
+    return table.assign(gain_kev=fits["gain_kev"].to_numpy(), offset_kev=fits["offset_kev"].to_numpy(), energy_fitted=fits["trusted"].to_numpy(), energy_note=fits["note"].to_numpy())
+
+# %% ../nbs/02_scanners.ipynb #5274d2db
+PARALLEL_FROM = 2000
+
+def _read_all(
+    files: list[File], # Avaatech files
+    axis: EnergyAxis | None, # to fit from
+    n_jobs: int | None = None, # processes; None: one for few files, else all cores
+    aside: Path | None = None, # a folder to keep counts in; None: memory
+) -> tuple[list[np.ndarray], pd.DataFrame, pd.DataFrame]: # counts batch by batch, table (with batch, row, name), failures (name, note)
+    "Read Avaatech files of any number."
+    from joblib import Parallel, delayed
+    from tqdm.auto import tqdm
+    n_jobs = n_jobs or (os.cpu_count() if len(files) >= PARALLEL_FROM else 1)
+    batches = [files[i : i + BATCH] for i in range(0, len(files), BATCH)]
+    done = Parallel(n_jobs=n_jobs, return_as="generator", **(dict(idle_worker_timeout=5) if n_jobs > 1 else {}))(delayed(_read_batch)([(f.path, f.name) for f in batch], axis) for batch in batches)
+    counts, tables, failures = [], [], []
+    with tqdm(total=len(files), desc="reading", unit="file", delay=2) as bar:
+        for number, (stack, table, failed) in enumerate(done):
+            counts.append(stack if aside is None else _put_aside(stack, aside / f"{number}.npy"))
+            tables.append(table.assign(batch=number, row=np.arange(len(table)), filename=[batches[number][at].name for at in table["at"]]))
+            failures += [(batches[number][at].name, note) for at, note in failed]
+            bar.update(len(batches[number]))
+    table = pd.concat([t for t in tables if len(t)], ignore_index=True) if any(map(len, tables)) else tables[0]
+    return counts, table, pd.DataFrame(failures, columns=["name", "note"])
+
+# %% ../nbs/02_scanners.ipynb #40ec37fd
+def _put_aside(stack: np.ndarray, path: Path) -> np.ndarray:
+    "The same counts, in a file."
+    np.save(path, stack)
+    return np.load(path, mmap_mode="r")
+
+def _take(
+    counts: list[np.ndarray], # batches
+    table: pd.DataFrame, # batch and row of each spectrum wanted, in order
+    free: bool = False, # give each batch back once it has been used
+) -> np.ndarray: # (n, C)
+    "Collect spectra from batches, never holding much more than the result."
+    taken = np.empty((len(table), int(table["channels"].iloc[0])), np.result_type(*{c.dtype for c in counts if len(c)}))
+    for batch, places in table.reset_index(drop=True).groupby("batch").indices.items():
+        taken[places] = counts[batch][table["row"].to_numpy()[places]]
+        if free: counts[batch] = None
+    return taken
+
+# %% ../nbs/02_scanners.ipynb #2b87aaa6
+COLUMNS = ["core", "section", "depth_mm", "section_top_mm", "x_mm", "y_mm", "run", "replicate", "voltage_kv", "current_ma", "live_s", "real_s", "cps", "date", "filename"]
+
+def _judged(
+    table: pd.DataFrame, # of all files read
+    voltage_kv: float | None, # None: all
+    section_unit: str | dict | None, zero: str, overlap: str, rescans: str, # as for `read_avaatech`
+) -> pd.DataFrame: # placed in cores, with `status` and `note`
+    "Decide on every spectrum: read, or left out and why."
+    if not (voltage_kv is None or (isinstance(voltage_kv, (int, float)) and voltage_kv > 0)): raise ValueError(f"voltage_kv is {voltage_kv!r}; expected a number above 0, or None for all")
+    if overlap not in ("later", "keep"): raise ValueError(f"overlap is {overlap!r}; expected 'later' (the later scan wins) or 'keep' (keep both)")
+    if rescans not in ("replace", "keep"): raise ValueError(f"rescans is {rescans!r}; expected 'replace' (what was scanned before) or 'keep' (both)")
+    table = _with_depths(_completed(table), section_unit, zero)
+    usual = table["channels"].mode().iloc[0]
+    table = table.assign(status="read", note=table["note"].astype(object).fillna("") if "note" in table else "")
+    odd = table["channels"] != usual
+    table.loc[odd, "note"] = table.loc[odd, "channels"].map(lambda n: f"has {n} channels; expected {usual}, as most files have")
+    table.loc[odd, "status"] = "failed"
+    other = (table["status"] == "read") & table["voltage_kv"].notna() & ((table["voltage_kv"] - (voltage_kv or 0)).abs() > 0.5) & (voltage_kv is not None)
+    table.loc[other, "note"] = table.loc[other, "voltage_kv"].map(lambda kv: f"{kv:g} kV; {voltage_kv:g} kV asked for")
+    table.loc[other, "status"] = "left out"
+    return _without_superseded(_with_strays(table), overlap == "later", rescans == "replace")
+
+# %% ../nbs/02_scanners.ipynb #ba9cd989
+def _completed(table: pd.DataFrame) -> pd.DataFrame:
+    "All columns there, folders and scans named."
+    missing = {c: np.nan for c in COLUMNS if c not in table}
+    table = table.assign(**missing, folder=table["filename"].map(os.path.dirname))
+    for column, unknown in (("core", "unnamed"), ("section", ""), ("date", "")): table[column] = table[column].astype(object).fillna(unknown).astype(str)
+    parts = [table["folder"] + "/" + table["core"] + "_" + table["section"], table["run"].map(lambda r: f" run {r:g}" if pd.notna(r) else ""), table["voltage_kv"].map(lambda v: f" {v:g} kV" if pd.notna(v) else "")]
+    return table.assign(scan=(parts[0] + parts[1] + parts[2]).str.lstrip("/"))
+
+def _without_superseded(table: pd.DataFrame, overlaps: bool = True, rescans: bool = True) -> pd.DataFrame:
+    "Those read that a later scan at the same voltage covers are left out."
+    for _, part in table[table["status"] == "read"].groupby(table["voltage_kv"].round().fillna(-1)):
+        rows = part.index
+        by = _superseded(table.loc[rows], overlaps, rescans)
+        gone = rows[by != ""]
+        table.loc[gone, "status"], table.loc[gone, "note"] = "left out", [f"superseded by the later scan '{scan}'" for scan in by[by != ""]]
+    return table
+
+# %% ../nbs/02_scanners.ipynb #74a81c47
+def _with_strays(table: pd.DataFrame) -> pd.DataFrame:
+    "A note on files that lie in the folder of another core."
+    keys = {_core_key(core): core for core in table["core"].unique()}
+    homes = {folder: [keys[k] for part in folder.split("/") for k in [_core_key(re.sub(r"\s*\(.*", "", part))] if k in keys] for folder in table["folder"].unique()}
+    stray = np.array([bool(homes[f]) and core.removesuffix(" TC") not in homes[f] for f, core in zip(table["folder"], table["core"])], dtype=bool)
+    notes = [f"core {core} in the folder of '{homes[f][-1]}'" for f, core in zip(table.loc[stray, "folder"], table.loc[stray, "core"])]
+    table.loc[stray, "note"] = [note if not old else f"{old}; {note}" for old, note in zip(table.loc[stray, "note"], notes)]
+    return table
+
+# %% ../nbs/02_scanners.ipynb #524b206d
+def _depth_part(table: pd.DataFrame) -> pd.DataFrame: # a row a section
+    "Where each section lies, by which rule, and what is unusual about it."
+    rows = []
+    for (core, section), part in table[table["status"] != "failed"].groupby(["core", "section"], sort=True):
+        used, first = part[part["status"] == "read"], part["x_mm"].min()
+        notes = [f"starts at X = {first:g} mm"] * bool(first > 10) + ["no position known"] * bool(part["depth_mm"].isna().any()) + [f"{part['rule'].iloc[0]}; depth within the section"] * bool(part["section_top_mm"].isna().any())
+        rows.append(dict(item=f"{core} {section}", core=core, section=section, top_mm=part["section_top_mm"].iloc[0], rule=part["rule"].iloc[0].split(":")[-1].strip(), first_x_mm=first, spectra=len(used), from_mm=used["depth_mm"].min(), to_mm=used["depth_mm"].max(),
+                         superseded=int(part["note"].str.startswith("superseded").sum()), status="placed" if part["depth_mm"].notna().any() else "not placed", note="; ".join(notes)))
+    return pd.DataFrame(rows)
+
+def _energy_part(info: pd.DataFrame, reason: pd.Series) -> pd.DataFrame: # a row a core
+    "Gains that were fitted, core by core."
+    rows = []
+    for core, part in info.groupby("core", sort=True):
+        fitted, why = part["energy_fitted"], reason[part.index][~part["energy_fitted"]]
+        gains = part.loc[fitted, "gain_kev"] if fitted.any() else part["gain_kev"]
+        rows.append(dict(item=core, core=core, spectra=len(part), fitted=int(fitted.sum()), gain_low=gains.min(), gain_high=gains.max(), status="fitted" if fitted.all() else "nominal axis kept", note=f"{(~fitted).sum()} not fitted: {why.iloc[0]}" if len(why) else ""))
+    return pd.DataFrame(rows)
+
+# %% ../nbs/02_scanners.ipynb #400f2455
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    "Those that stay, by core and depth."
+    return table[table["status"] == "read"].sort_values(["core", "depth_mm", "voltage_kv", "replicate", "filename"], kind="stable", na_position="last")
+
+def _info_of(rows: pd.DataFrame) -> pd.DataFrame:
+    "The columns that a user gets, those that nothing is known of left out."
+    info = rows[[*COLUMNS, *(c for c in ("slit_dc_mm", "slit_cc_mm", "filter", "gain_kev", "offset_kev", "energy_fitted") if c in rows)]].reset_index(drop=True)
+    info = info.drop(columns=[c for c in info if info[c].isna().all() and c not in ("core", "section", "depth_mm")])
+    info["date"] = info["date"].where(info["date"] != "", None) if "date" in info else None
+    return info.join(quality_flags(info, rows["total"].to_numpy(), rows["clipped"].to_numpy()))
+
+# %% ../nbs/02_scanners.ipynb #61a96023
+def read_avaatech(
+    path: str | Path, # a file, a folder or a zip archive
+    voltage_kv: float | None = 10.0, # spectra of this voltage (within 0.5 kV), by the header; None: all
+    section_unit: str | dict | None = None, # of section tops: "cm", "mm" or {core: unit}; None: 3-4 digits are cm, 5-6 mm
+    zero: str = "x", # "x": depth = section top + X; "first": X counts from the section's first spectrum
+    overlap: str = "later", # where sections overlap: the "later" scan wins, or "keep" both
+    rescans: str = "replace", # of a section: they "replace" what was scanned before, or "keep" both
+    energy: str = "fit", # "fit": fit gain and offset of every spectrum into info; "align": and bring all onto the nominal axis; "nominal": do not look
+    n_jobs: int | None = None, # processes; None: as many as pay
+) -> Spectra: # (B, C) ordered by core and depth, with `.report`
+    "Read Avaatech spectra. Raises `ValueError` if none can be read; in a folder, what fails or is left out is listed in the report."
+    options = dict(voltage_kv=voltage_kv, section_unit=section_unit, zero=zero, overlap=overlap, rescans=rescans, energy=energy, n_jobs=n_jobs)
+    return _read_tree(_existing(path), options, only="Avaatech")
+
+# %% ../nbs/02_scanners.ipynb #6c177d03
+def _avaatech_table(
+    files: list[File], where: str, aside: Path | None, # a folder for the counts; None: memory
+    voltage_kv: float | None, section_unit: str | dict | None, zero: str, overlap: str, rescans: str, energy: str, n_jobs: int | None, # as for `read_avaatech`
+) -> tuple[list[np.ndarray], pd.DataFrame, pd.DataFrame, EnergyAxis, Report]: # counts in batches, rows that stay in order, their info, axis, report
+    "Everything about Avaatech files but the counts, which stay in their batches."
+    if energy not in ("fit", "align", "nominal"): raise ValueError(f"energy is {energy!r}; expected 'fit', 'align' or 'nominal'")
+    counts, table, failures = _read_all(files, None if energy == "nominal" else EnergyAxis(), n_jobs, aside)
+    if not len(table): raise ValueError(_all_failed(failures, where))
+    table = _judged(table, voltage_kv, section_unit, zero, overlap, rescans)
+    rows = _in_order(table)
+    if not len(rows): raise ValueError(f"{where}: none of its {len(table)} spectra stays: {table['note'].iloc[0]}; expected voltage_kv= one of {sorted(table['voltage_kv'].dropna().unique())}, or None for all")
+    info = _info_of(rows)
+    return counts, rows, info, EnergyAxis(n_channels=int(rows["channels"].iloc[0])), _avaatech_report(table, rows, failures, info, where)
+
+def _avaatech_files(
+    files: list[File], where: str = "", # what was read, for messages
+    voltage_kv: float | None = 10.0, section_unit: str | dict | None = None, zero: str = "x", overlap: str = "later", rescans: str = "replace", energy: str = "fit", n_jobs: int | None = None, # as for `read_avaatech`
+) -> Spectra:
+    "Avaatech files as `Spectra`."
+    counts, rows, info, axis, report = _avaatech_table(files, where, None, voltage_kv, section_unit, zero, overlap, rescans, energy, n_jobs)
+    spectra = Spectra(_take(counts, rows, free=True), info, axis, dict(instrument="Avaatech")).replaced(report=report)
+    return spectra.aligned().replaced(report=report) if energy == "align" else spectra
+
+# %% ../nbs/02_scanners.ipynb #3177b523
+def _all_failed(failures: pd.DataFrame, where: str) -> str:
+    "What to say if no file could be read."
+    first = failures.iloc[0]
+    place = where if where.endswith(first["name"]) else f"{where}: {first['name']}"
+    return f"{place}: {first['note']}" + (f" (and {len(failures) - 1} more files)" if len(failures) > 1 else "")
+
+def _avaatech_report(table: pd.DataFrame, rows: pd.DataFrame, failures: pd.DataFrame, info: pd.DataFrame, where: str) -> Report:
+    "The report on an archive."
+    files = pd.DataFrame(dict(item=table["filename"], format="Avaatech", spectra=(table["status"] == "read").astype(int), status=table["status"], note=table["note"]))
+    failed = pd.DataFrame([_row(name, "failed", note, format="Avaatech") for name, note in failures.itertuples(index=False)], columns=files.columns)
+    parts = dict(files=pd.concat([files, failed], ignore_index=True) if len(failed) else files, depth=_depth_part(table))
+    if "energy_fitted" in rows: parts["energy"] = _energy_part(info, rows["energy_note"].reset_index(drop=True))
+    return Report(parts | dict(quality=_quality_part(info)), where)
+
+# %% ../nbs/02_scanners.ipynb #69b1dd04
+def _as_text(data: bytes, where: str) -> str:
+    "Bytes as text; `ValueError` for what is none."
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")): return data.decode("utf-16", errors="replace")
+    if b"\0" in data: raise ValueError(f"{where}: byte {data.index(0)} is zero, so it is a binary file; expected text")
+    try: return data.decode("utf-8-sig")
+    except UnicodeDecodeError: return data.decode("cp1252", errors="replace")
+
+# %% ../nbs/02_scanners.ipynb #46d9d440
+def _lines(text: str) -> list[str]:
+    "The lines of a text, whichever way they end."
+    return re.split(r"\r\n|\r|\n", text)
+
+# %% ../nbs/02_scanners.ipynb #3fd9cc7b
+ITRAX_TABLE = re.compile(r"channel\s*\t\s*content\s*$", re.I)
+
+def _itrax_parts(text: str, where: str) -> tuple[dict[str, tuple[str, str]], list[str]]: # {key: (value, unit)}, rows of counts
+    "The header and the rows of counts."
+    lines = [line for line in _lines(text) if line.strip()]
+    start = next((i for i, line in enumerate(lines) if ITRAX_TABLE.match(line)), None)
+    if start is None: raise ValueError(f"{where}: no line 'channel<TAB>content' among {len(lines)}; found {lines[0][:40] if lines else 'nothing'!r} at the top, expected it before the counts")
+    return dict(_itrax_key(line.split("\t")) for line in lines[:start]), lines[start + 1:]
+
+# %% ../nbs/02_scanners.ipynb #daed162a
+def _itrax_key(cells: list[str]) -> tuple[str, tuple[str, str]]: # key, (value, unit)
+    "One line of the header."
+    name, unit = re.fullmatch(r"(.*?)\s*(?:\(([^)]*)\))?\s*:?", cells[0].strip()).groups()
+    value, stated = ([c.strip() for c in cells[1:]] + ["", ""])[:2]
+    return name.lower(), (value, stated or unit or "")
+
+# %% ../nbs/02_scanners.ipynb #c8e65cc5
+def _parsed(
+    text: str | bytes, # numbers between blanks or line ends
+    dtype: type = float, # int is ten times faster, and takes whole numbers only
+) -> np.ndarray | None: # None: something else is in it
+    "All numbers of a text."
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        try: return np.fromstring(text, dtype=dtype, sep=" ")
+        except (ValueError, DeprecationWarning): return None
+
+# %% ../nbs/02_scanners.ipynb #677afaad
+def _whole_counts(counts: np.ndarray, where: str, first: int = 1) -> np.ndarray: # (C,) int32
+    "Counts as integers; `ValueError` that names the first which cannot be one."
+    whole = np.isfinite(counts) & (counts >= 0) & (counts <= np.iinfo(np.int32).max)
+    whole[whole] = counts[whole] == np.rint(counts[whole])
+    if whole.all(): return counts.astype(np.int32)
+    bad = int(np.argmin(whole))
+    raise ValueError(f"{where}: channel {bad + first}: found {counts[bad]:g} ({(~whole).sum()} such); expected a count, a whole number of at least 0")
+
+# %% ../nbs/02_scanners.ipynb #2b8bbc1a
+def _itrax_counts(
+    rows: list[str], # a channel and its count each
+    n_channels: int, # as the header says
+    where: str, # for messages
+) -> np.ndarray: # (C,) int32
+    "The counts of channels 1 to C."
+    table = _parsed("\n".join(rows).replace(",", "."))
+    if table is None or len(table) != 2 * len(rows): _complain_of_row(rows, where)
+    numbers, counts = table.reshape(-1, 2).T
+    odd = np.flatnonzero(numbers != np.arange(1, len(rows) + 1))
+    if len(odd): raise ValueError(f"{where}: row {odd[0] + 1} of the counts: found channel {numbers[odd[0]]:g}; expected {odd[0] + 1}, for channels run on from 1")
+    if len(rows) != n_channels: raise ValueError(f"{where}: found {len(rows)} channels; expected {n_channels}")
+    return _whole_counts(counts, where)
+
+# %% ../nbs/02_scanners.ipynb #d4917642
+def _complain_of_row(rows: list[str], where: str) -> None:
+    "Name the first row that does not hold two numbers."
+    bad = next((i for i, row in enumerate(rows) if (cells := _parsed(row.replace(",", "."))) is None or len(cells) != 2), 0)
+    raise ValueError(f"{where}: row {bad + 1} of the counts: found {rows[bad].strip()[:40] if rows else ''!r}; expected the number of a channel, a tab and its count")
+
+# %% ../nbs/02_scanners.ipynb #f760adca
+def _itrax_number(header: dict[str, tuple[str, str]], key: str, where: str) -> float: # NaN where the header does not say
+    "One number of the header."
+    value = header.get(key, ("", ""))[0]
+    try: return float(value.replace(",", ".") or "nan")
+    except ValueError: raise ValueError(f"{where}: header, key '{key}': found {value!r}; expected a number") from None
+
+# %% ../nbs/02_scanners.ipynb #19b19bc1
+def _itrax_position(header: dict[str, tuple[str, str]], where: str) -> float: # mm
+    "Position along the core."
+    at, unit = _itrax_number(header, "position", where), header.get("position", ("", ""))[1] or "mm"
+    if not np.isfinite(at): raise ValueError(f"{where}: header: found {header['position'][0] if 'position' in header else 'no key'!r} for 'Position'; expected a number of mm")
+    if unit not in TO_MM: raise ValueError(f"{where}: header, key 'Position': found the unit {unit!r}; expected one of {list(TO_MM)}")
+    return at * TO_MM[unit]
+
+# %% ../nbs/02_scanners.ipynb #f505094d
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+def _itrax_date(date: str, time: str) -> str | None: # None: not sure
+    "Date and time as ISO text."
+    day, clock = re.fullmatch(r"(\d{1,2})-([a-z]{3})-(?:20)?(\d\d)", date.lower()), re.fullmatch(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*([ap]m)?", time.lower())
+    if not day or day[2] not in MONTHS: return None
+    hour = (int(clock[1]) % 12 + 12 * (clock[4] == "pm") if clock[4] else int(clock[1])) if clock else 0
+    try: return datetime.datetime(2000 + int(day[3]), MONTHS.index(day[2]) + 1, int(day[1]), hour, int(clock[2]) if clock else 0, int(clock[3] or 0) if clock else 0).isoformat()
+    except ValueError: return None
+
+# %% ../nbs/02_scanners.ipynb #b3d05c04
+def _itrax_info(header: dict[str, tuple[str, str]], where: str) -> dict:
+    "The header under the names of the package."
+    number, text = lambda key: _itrax_number(header, key, where), lambda key: header.get(key, ("", ""))[0]
+    at, live, real = _itrax_position(header, where), number("livetime"), number("runtime")
+    return dict(core=text("sample name") or None, section=text("section name") or None, depth_mm=at, x_mm=at, voltage_kv=number("tube voltage"), current_ma=number("tube current"), live_s=live, real_s=real,
+                dead_time=1 - live / real if real > 0 else np.nan, cps=number("input_count_rate"), date=_itrax_date(text("date"), text("time")), anode=text("tube anode") or None, surface_cm=number("sample surface"))
+
+# %% ../nbs/02_scanners.ipynb #5343ffaa
+def _itrax_parse(
+    data: bytes, # of a file
+    where: str, # its name, for messages
+) -> tuple[np.ndarray, dict]: # (C,) counts, info
+    "One Itrax spectrum. Raises `ValueError` that names file, place, what was found and what was expected."
+    header, rows = _itrax_parts(_as_text(data, where), where)
+    stated = _itrax_number(header, "number_mca_channels", where)
+    counts = _itrax_counts(rows, int(stated) if np.isfinite(stated) else N_CHANNELS, where)
+    return counts, _itrax_info(header, where)
+
+# %% ../nbs/02_scanners.ipynb #0480313a
+def _head_lines(head: bytes) -> list[str]:
+    "The first lines of a text file; none if it is not text."
+    try: return _lines(_as_text(head.removeprefix(b"\xef\xbb\xbf"), ""))
+    except ValueError: return []
+
+# %% ../nbs/02_scanners.ipynb #c3077e7b
+def _is_itrax(head: bytes) -> bool:
+    "True for the beginning of an Itrax spectrum."
+    lines = _head_lines(head)
+    return any(ITRAX_TABLE.match(line) for line in lines) and any(re.match(r"(tube anode|sample name|number_mca_channels|input_count_rate)\b", line, re.I) for line in lines)
+
+# %% ../nbs/02_scanners.ipynb #65b921d7
+def _setting(text: str, key: str, where: str) -> float:
+    "One number of the settings, whatever the number of its detector."
+    found = sorted(set(re.findall(rf"^\s*{key}(?:\s+\d+)?\s*=\s*(\S+)", text, re.M | re.I)))
+    try: return float(*(f.replace(",", ".") for f in found)) if found else float("")
+    except (ValueError, TypeError): raise ValueError(f"{where}: found {found or 'nothing'} for '{key}'; expected one line such as '{key} 2 = 0.01', or the option axis=") from None
+
+# %% ../nbs/02_scanners.ipynb #d751f0b4
+def _settings_axis(path: Path, n_channels: int) -> EnergyAxis:
+    "The energy scale that a file of settings holds."
+    text = "\n".join(_lines(_text(path) or ""))
+    gain, offset = _setting(text, "keV/channel", str(path)), _setting(text, "energy offset", str(path))
+    try: return EnergyAxis(gain, offset, n_channels)
+    except ValueError as e: raise ValueError(f"{path}: {e}") from None
+
+# %% ../nbs/02_scanners.ipynb #0c67ed22
+def _is_itrax_settings(head: bytes) -> bool:
+    "True for the beginning of a file of settings, with a scale in it or without."
+    return any(re.match(r"\s*(keV/channel|energy offset|FWHM slope)(\s+\d+)?\s*=|\s*\[detector parameters\]", line, re.I) for line in _head_lines(head))
+
+# %% ../nbs/02_scanners.ipynb #f230e026
+def _results_cells(path: Path) -> pd.DataFrame: # text
+    "The cells of a Results.txt; `ValueError` without header or with a row of another width."
+    lines = [(i, line.split("\t")) for i, line in enumerate(_lines(_text(path) or ""), 1) if line.strip()]
+    top = next((k for k, (_, cells) in enumerate(lines) if cells[0].strip().lower() == "filename"), None)
+    if top is None: raise ValueError(f"{path}: no header; found {[cells[0][:30] for _, cells in lines[:3]]} at the top, expected a line that begins with 'filename' and a tab")
+    names = _without_tail([c.strip() for c in lines[top][1]], 0)
+    rows = [(i, _without_tail(cells, len(names))) for i, cells in lines[top + 1:]]
+    odd = next(((i, cells) for i, cells in rows if len(cells) != len(names)), None)
+    if odd: raise ValueError(f"{path}: line {odd[0]} has {len(odd[1])} cells; expected {len(names)}, as in the header")
+    if not rows: raise ValueError(f"{path}: no rows below the header; expected one for each position")
+    return pd.DataFrame([cells for _, cells in rows], columns=_unique(names, path))
+
+# %% ../nbs/02_scanners.ipynb #f1ff9938
+def _without_tail(cells: list[str], width: int) -> list[str]:
+    "Cells without the empty ones at the end, as far as they are too many."
+    while len(cells) > width and not cells[-1].strip(): cells = cells[:-1]
+    return cells
+
+# %% ../nbs/02_scanners.ipynb #57c44edc
+def _number_column(cells: pd.Series, decimal: str, where: str) -> pd.Series: # NaN where empty
+    "A column as numbers; `ValueError` that names the first cell which is none."
+    numbers = _to_numbers(cells, decimal)
+    bad = np.flatnonzero(~np.isfinite(numbers) & ~_is_missing(cells))
+    if len(bad): raise ValueError(f"{where}: row {bad[0]}, column {cells.name!r}: found {cells.iloc[bad[0]]!r} ({len(bad)} such); expected a number")
+    return numbers
+
+# %% ../nbs/02_scanners.ipynb #545893a9
+def _validity(cells: pd.Series, where: str) -> pd.Series: # bool
+    "The column `validity` as truth values."
+    known = cells.astype(str).str.strip().str.lower().map({"1": True, "0": False, "1.0": True, "0.0": False, "true": True, "false": False})
+    bad = np.flatnonzero(known.isna())
+    if len(bad): raise ValueError(f"{where}: row {bad[0]}, column {cells.name!r}: found {cells.iloc[bad[0]]!r} ({len(bad)} such); expected 1 or 0")
+    return known.astype(bool)
+
+# %% ../nbs/02_scanners.ipynb #ef464bec
+RESULTS_NAMES = {"filename": "filename", "position": "x_mm", "sample surface": "surface_cm", "validity": "valid", "e-gain": "gain_kev", "e-offset": "offset_kev",
+                 "f-slope": "fwhm_slope", "f-offset": "fwhm_offset", "cps": "cps", "kcps": "cps", "mse": "mse", "dt": "dead_time"}
+IN_UNITS = {"kcps": 1000.0, "position (cm)": 10.0, "position (m)": 1000.0}
+
+def _results_name(column: str) -> str:
+    "The package's name for a column of Results.txt, or the column's own."
+    return RESULTS_NAMES.get(re.sub(r"\s*\((mm|cm|m)\)$", "", column.lower()), column)
+
+# %% ../nbs/02_scanners.ipynb #97cf6353
+def _read_results(path: Path) -> pd.DataFrame:
+    "Results.txt as a tidy table; see `read_areas`."
+    raw = _results_cells(path)
+    named = {_results_name(c): c for c in raw}
+    lost = [c for c in ("filename", "x_mm", "valid") if c not in named]
+    if lost: raise ValueError(f"{path}: no column for {lost}; found {list(raw.columns)[:10]}, expected filename, position (mm) and validity")
+    valid, numbers = _validity(raw[named["valid"]], str(path)), _results_numbers(raw, path)
+    areas = [c for c in numbers if c not in RESULTS_NAMES.values()]
+    numbers[areas] = numbers[areas].where(valid)
+    table = pd.concat([raw[named["filename"]].map(_base_name).rename("filename"), numbers["x_mm"].rename("depth_mm"), valid.rename("valid"), numbers.drop(columns=areas), numbers[areas]], axis=1)
+    table.attrs = dict(kind="Itrax Results.txt", quantity="area", lines=areas, notes=["depth_mm is the position on the scanner; no composite depth is known", f"{(~valid).sum()} of {len(table)} positions are not valid, their areas are missing"])
+    return table
+
+# %% ../nbs/02_scanners.ipynb #c23174cf
+def _results_numbers(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
+    "The columns of numbers of a Results.txt."
+    try: decimal = _decimal(raw.iloc[:, 1:].to_numpy().tolist())
+    except ValueError as e: raise ValueError(f"{path}: {e}") from None
+    columns = [c for c in raw if _results_name(c) not in ("filename", "valid")]
+    return pd.DataFrame({_results_name(c): _number_column(raw[c], decimal, str(path)) * IN_UNITS.get(c.lower(), 1.0) for c in columns})
+
+# %% ../nbs/02_scanners.ipynb #0b45d838
+def _base_name(path: str) -> str:
+    "The last part of a path of any system."
+    return re.split(r"[\\/]", str(path).strip())[-1]
+
+# %% ../nbs/02_scanners.ipynb #a159c3e1
+def _is_itrax_results(head: bytes) -> bool:
+    "True for the beginning of a Results.txt."
+    first = [[c.strip().lower() for c in line.split("\t")] for line in _head_lines(head)[:8]]
+    return any(cells == ["peakarea"] or (cells[0] == "filename" and "validity" in cells) for cells in first)
+
+# %% ../nbs/02_scanners.ipynb #594efbec
+def _beside(place: Path, top: Path, recognises) -> list[Path]: # of the nearest folder that has any
+    "The files of a kind in a folder, or one level up."
+    for at in (place, place.parent):
+        near = sorted(at.iterdir()) if (at == top or top in at.parents) and os.access(at, os.R_OK | os.X_OK) else []
+        found = [p for p in near if p.suffix.lower() in (".dfl", ".txt") and p.is_file() and os.access(p, os.R_OK) and recognises(_head(p))]
+        if found: return found
+    return []
+
+# %% ../nbs/02_scanners.ipynb #0676bf9d
+def _axis_beside(place: Path, top: Path, n_channels: int) -> tuple[EnergyAxis, str] | None:
+    "The axis that the settings beside the spectra agree on."
+    found = _beside(place, top, _is_itrax_settings)
+    axes = {path: _settings_axis(path, n_channels) for path in found}
+    if len(set(axes.values())) > 1: raise ValueError(f"{place}: the settings {[p.name for p in found]} hold different energy scales; expected one of them in settings=")
+    return (axes[found[0]], f"settings {found[0].name}") if found else None
+
+# %% ../nbs/02_scanners.ipynb #c25fac77
+def _results_axis(table: pd.DataFrame | None, n_channels: int) -> tuple[EnergyAxis, str] | None:
+    "The median energy scale of a Results.txt."
+    if table is None or not {"gain_kev", "offset_kev"} <= set(table.columns): return None
+    gain, offset = table.loc[table["gain_kev"] > 0, ["gain_kev", "offset_kev"]].median()
+    return (EnergyAxis(float(gain), float(offset), n_channels), "E-gain and E-offset of Results.txt") if np.isfinite(gain) and np.isfinite(offset) else None
+
+# %% ../nbs/02_scanners.ipynb #5423ef03
+ITRAX_GAIN_KEV = {N_CHANNELS: 0.01027, N_CHANNELS // 2: 0.0177}
+
+def _fitted_axis(
+    total: np.ndarray, # (C,) sum of the spectra
+    anode: str | None, # of the tube
+    where: str, # for messages
+) -> tuple[EnergyAxis, str]:
+    "The energy scale fitted on the lines of a summed spectrum; `ValueError` if it cannot be trusted."
+    gain = ITRAX_GAIN_KEV.get(len(total))
+    fit = fit_axis(total, EnergyAxis(gain, 0.0, len(total)), tube=Tube(anode or "Mo", kv=30.0)) if gain else None
+    if fit is None or not fit.trusted: raise ValueError(f"{where}: no energy scale: found no settings and no Results.txt in the folder or one level up, and none can be fitted ({fit.note if fit else f'{len(total)} channels'}); expected settings= (a .dfl file) or axis=EnergyAxis(...)")
+    return fit.axis, "fitted on lines"
+
+# %% ../nbs/02_scanners.ipynb #3489fa47
+def _itrax_axis(total: np.ndarray, anode: str | None, place: Path, top: Path, settings, axis: EnergyAxis | None, results: pd.DataFrame | None) -> tuple[EnergyAxis, str]:
+    "The energy scale of one folder, and where it is from."
+    if axis is not None and axis.n_channels != len(total): raise ValueError(f"{place}: the spectra have {len(total)} channels and axis= has {axis.n_channels}; expected as many")
+    if axis is not None: return axis, "the option axis="
+    if settings is not None: return _settings_axis(_existing(settings), len(total)), f"settings {Path(settings).name}"
+    return _axis_beside(place, top, len(total)) or _results_axis(results, len(total)) or _fitted_axis(total, anode, str(place))
+
+# %% ../nbs/02_scanners.ipynb #dcc8e42f
+def _each(paths: list[Path], root: Path, parse, kind: str, strict: bool) -> tuple[list, list[dict]]: # what `parse` gave, rows of the report
+    "Parse file by file, and note what became of each."
+    parts, rows = [], []
+    for path in paths:
+        try: parts.append((path, parse(path))); note = ""
+        except ValueError as e:
+            if strict: raise
+            note = str(e)
+        rows.append(_row(path.relative_to(root).as_posix(), "failed" if note else "read", note.removeprefix(f"{path}: ").replace(f"{root}/", ""), int(not note), kind))
+    return parts, rows
+
+# %% ../nbs/02_scanners.ipynb #8e2281d5
+def _file_report(rows: list[dict], notes: list[str], where: str = "") -> Report:
+    "What became of each file, and remarks on all of them."
+    files = pd.DataFrame(rows, columns=["item", "format", "spectra", "status", "note"])
+    remarks = pd.DataFrame([dict(item=where, status="remark", note=note) for note in notes], columns=["item", "status", "note"])
+    return Report({"files": files} | ({"remarks": remarks} if notes else {}), where)
+
+# %% ../nbs/02_scanners.ipynb #1d332382
+def _results_for(place: Path, top: Path, results) -> pd.DataFrame | None:
+    "The Results.txt that belongs to a folder of spectra."
+    if results is False: return None
+    found = [_existing(results)] if results not in (None, True) else _beside(place, top, _is_itrax_results)
+    if len(found) > 1: raise ValueError(f"{place}: found {[p.name for p in found]} beside the spectra; expected one of them in results=, or results=False")
+    return _read_results(found[0]) if found else None
+
+# %% ../nbs/02_scanners.ipynb #968a5b2d
+def _join_results(info: pd.DataFrame, table: pd.DataFrame | None, axis: EnergyAxis, per_row: bool) -> pd.DataFrame:
+    "Validity and energy scale of each spectrum."
+    info = info.assign(gain_kev=axis.gain_kev, offset_kev=axis.offset_kev)
+    if table is None: return info
+    rows = table.assign(stem=table["filename"].map(lambda f: Path(f).stem.lower())).drop_duplicates("stem", keep="last").set_index("stem")
+    rows = rows.reindex(info["filename"].map(lambda f: Path(f).stem.lower()))
+    valid = pd.array([None if pd.isna(v) else bool(v) for v in rows["valid"]], dtype="boolean")
+    info["valid"] = valid.astype(bool) if not valid.isna().any() else valid
+    return info.assign(**{c: rows[c].fillna(info[c].iloc[0]).to_numpy() for c in ("gain_kev", "offset_kev")}) if per_row else info
+
+# %% ../nbs/02_scanners.ipynb #de6a7b41
+def _itrax_folder(paths: list[Path], root: Path, top: Path, settings=None, axis: EnergyAxis | None = None, results=None, core: str | None = None, strict: bool = True) -> tuple[Spectra | None, list[dict], list[str]]:
+    "The Itrax files of one folder: spectra, rows of the report, remarks."
+    parts, rows = _each(paths, root, lambda path: _itrax_parse(path.read_bytes(), str(path)), "Itrax", strict)
+    if not parts: return None, rows, []
+    n = len(parts[0][1][0])
+    other = next((path for path, (counts, _) in parts if len(counts) != n), None)
+    if other: raise ValueError(f"{other}: found {len(dict(parts)[other][0])} channels; expected {n}, as in {parts[0][0].name}")
+    counts, place = np.stack([c for _, (c, _) in parts]), paths[0].parent
+    info = pd.DataFrame([i for _, (_, i) in parts]).assign(filename=[p.relative_to(root).as_posix() for p, _ in parts])
+    table = _results_for(place, top, results)
+    scale, source = _itrax_axis(counts.sum(0), info["anode"].dropna().iloc[0] if info["anode"].notna().any() else None, place, top, settings, axis, table)
+    info = _join_results(info if core is None else info.assign(core=core), table, scale, source.startswith("E-gain"))
+    return _spectra(counts, info, scale, place), rows, [f"{place.name}: energy scale {source}", *_itrax_remarks(info, table is not None)]
+
+# %% ../nbs/02_scanners.ipynb #bca10e06
+def _itrax_remarks(info: pd.DataFrame, joined: bool) -> list[str]:
+    "Remarks on depths and validity."
+    say = ["depth_mm is the position on the scanner; no composite depth is known, so add the top of the section"]
+    lost = int(info["valid"].isna().sum()) if joined else 0
+    return say + ([f"{lost} spectra are not in Results.txt, so `valid` is missing"] if lost else []) + ([] if joined else ["no Results.txt, so validity is not known"])
+
+# %% ../nbs/02_scanners.ipynb #79bc5286
+def _one_axis(parts: list[Spectra], where: str) -> list[Spectra]:
+    "The parts on the axis of the first, if none is off by half a channel."
+    first = parts[0].axis
+    for p in parts[1:]:
+        if p.axis.n_channels != first.n_channels: raise ValueError(f"{where}: spectra of {first.n_channels} and of {p.axis.n_channels} channels; expected one number of channels, so read folder by folder")
+        off = np.abs(p.axis.centers - first.centers).max()
+        if off >= first.gain_kev / 2: raise ValueError(f"{where}: energy scales differ by up to {1000 * off:.0f} eV between {parts[0].info['filename'][0]} and {p.info['filename'][0]}; expected less than half a channel, so read folder by folder and `rebin`")
+    known = any("valid" in p.info for p in parts)
+    infos = [p.info.assign(valid=pd.array([None] * len(p), dtype="boolean")) if known and "valid" not in p.info else p.info for p in parts]
+    return [Spectra(p.counts, info, first, p.meta) for p, info in zip(parts, infos)]
+
+# %% ../nbs/02_scanners.ipynb #5f07de2c
+def _section_remarks(info: pd.DataFrame) -> list[str]:
+    "Remarks on cores of several sections."
+    sections = info.groupby("core", dropna=False)["section"].nunique()
+    return [f"core {name!r} has {n} sections, and the positions in each may start anew" for name, n in sections.items() if n > 1]
+
+# %% ../nbs/02_scanners.ipynb #b37cb7e8
+def _itrax_files(
+    paths: list[Path], # Itrax spectra
+    root: Path, # file names are relative to it
+    top: Path | None = None, # look for settings and results no higher than this folder; None: root
+    **options, # settings, axis, results, core, strict
+) -> Spectra:
+    "All Itrax spectra of a tree together."
+    top = Path(top or root).absolute()
+    groups = [list(group) for _, group in itertools.groupby(sorted((Path(p).absolute() for p in paths), key=lambda p: (p.parent, p.name)), key=lambda p: p.parent)]
+    found = [_itrax_folder(group, Path(root).absolute(), top, **options) for group in groups]
+    rows, notes = [row for _, part, _ in found for row in part], list(dict.fromkeys(note for *_, part in found for note in part))
+    parts = [part for part, *_ in found if part is not None]
+    if not parts: raise ValueError(f"{root}: none of its {len(rows)} Itrax files can be read; {rows[0]['note']}")
+    spectra = flag_quality(Spectra.concat(_one_axis(parts, str(root))).replaced(meta=dict(instrument="Itrax")))
+    report = _file_report(rows, notes + _section_remarks(spectra.info), str(root))
+    return spectra.replaced(report=Report(report.parts | {"quality": _quality_part(spectra.info)}, report.where))
+
+def _itrax_many(
+    files: list[File], where: str = "", # as `read` has found them
+    settings=None, axis: EnergyAxis | None = None, results=None, core: str | None = None, # as for `read_itrax`
+) -> Spectra:
+    "Itrax files among others in a tree: damaged ones are listed."
+    root = Path(files[0].path).parents[files[0].name.count("/")]
+    return _itrax_files([Path(f.path) for f in files], root, settings=settings, axis=axis, results=results, core=core, strict=False)
+
+# %% ../nbs/02_scanners.ipynb #c397f9f5
+def read_itrax(
+    path: str | Path, # a spectrum, or a folder of them at any depth
+    settings: str | Path | None = None, # file of settings (.dfl) with the energy scale; None: looked for in the folder and one level up
+    axis: EnergyAxis | None = None, # the energy scale, if you know better than any file
+    results: str | Path | bool | None = None, # Results.txt with the validity; None: looked for as the settings are; False: none
+    core: str | None = None, # name of the core; None: the sample name in the header
+    strict: bool = True, # False: list damaged files in the report and go on
+) -> Spectra: # (B, C); `.report` lists the files
+    "Read Itrax spectra. Raises `ValueError` that names the file, the place, what was found and what was expected."
+    path = _existing(path)
+    options = dict(settings=settings, axis=axis, results=results, core=core, strict=strict)
+    if path.is_file(): return _itrax_files([path], path.parent, path.absolute().parent.parent, **options)
+    paths = [p for p in path.rglob("*") if p.is_file() and _is_itrax(_head(p))]
+    if not paths: raise ValueError(f"{path}: found no Itrax spectrum; expected files with a header and a table 'channel<TAB>content'")
+    return _itrax_files(paths, path, path.absolute().parent, **options)
+
+# %% ../nbs/02_scanners.ipynb #54e44c9d
+LINE_COLUMN = re.compile(r"([A-Z][a-z]?)\s*[-_ ]\s*([KLM][A-Za-z0-9]*)(?:\s*[-_ ]\s*(Inc|Coh))?\s+(Chi2|AreaStd|Area|cpsStd|cps)", re.I)
+QUANTITIES = {"area": "area", "areastd": "error", "chi2": "chi2", "cps": "cps", "cpsstd": "cps_error"}
+
+def _line_column(header: str) -> tuple[str, str] | None: # (line, quantity); None: no column of a line
+    "What a column of areas holds."
+    m = LINE_COLUMN.fullmatch(header.strip())
+    return (" ".join(filter(None, m.groups()[:3])), QUANTITIES[m[4].lower()]) if m else None
+
+# %% ../nbs/02_scanners.ipynb #437d6407
+AREA_NAMES = dict(spectrum="filename", livetime="live_s", realtime="real_s", coreid="core", sectionid="section", coredepth="core_depth_mm", coredepthmm="core_depth_mm", compositedepthmm="depth_mm", compositedepth="depth_mm",
+                  dateid="date", runid="run", replicateid="replicate", xposition="x_mm", yposition="y_mm", sample="sample", user="user", excitation="excitation", throughput="throughput")
+
+def _area_name(header: str) -> str:
+    "The package's name for a column that is not a line's, or the column's own."
+    return AREA_NAMES.get(re.sub(r"[^a-z0-9]", "", header.lower()), header.strip())
+
+# %% ../nbs/02_scanners.ipynb #7555e53e
+def _as_name(cell) -> str | None: # None where empty
+    "A name as text; 7.0 is 7."
+    if pd.isna(cell): return None
+    return str(int(cell)) if isinstance(cell, (int, float, np.number)) and float(cell).is_integer() else str(cell)
+
+# %% ../nbs/02_scanners.ipynb #d86230d0
+def _tidy_areas(raw: pd.DataFrame, quantity: str, kind: str, where: str) -> pd.DataFrame:
+    "Columns that describe, then a column for each line that has the quantity."
+    columns = {c: _line_column(c) for c in raw}
+    lines = {name: c for c, (name, q) in ((c, f) for c, f in columns.items() if f) if q == quantity}
+    if not lines: raise ValueError(f"{where}: no columns of {quantity!r}; found {sorted({f[1] for f in columns.values() if f}) or list(raw.columns)[:8]}, expected columns such as 'Ca-Ka Area'")
+    if len(lines) < sum(f is not None and f[1] == quantity for f in columns.values()): raise ValueError(f"{where}: a line stands in the header more than once; found {[c for c, f in columns.items() if f and f[1] == quantity]}, expected each once")
+    names = _unique([_area_name(c) for c, f in columns.items() if not f], where)
+    table = raw[[c for c, f in columns.items() if not f]].set_axis(names, axis=1)
+    table = table.assign(**{c: table[c].map(_base_name if c == "filename" else _as_name) for c in ("filename", "core", "section", "sample") if c in table})
+    values = {name: _number_column(raw[c], raw.attrs.get("decimal", "."), where) for name, c in lines.items()}
+    table = pd.concat([table, pd.DataFrame(values, index=raw.index)], axis=1)
+    table.attrs = dict(kind=kind, quantity=quantity, lines=list(lines), notes=[])
+    return table
+
+# %% ../nbs/02_scanners.ipynb #50494676
+def _flagged(table: pd.DataFrame, flags: pd.Series, what: str) -> pd.DataFrame:
+    "The table with a column `flag_duplicate` before its lines, and a remark."
+    attrs, lines = table.attrs, table.attrs["lines"]
+    table = table.drop(columns=lines).assign(flag_duplicate=flags.to_numpy(dtype=bool)).join(table[lines])
+    table.attrs = {**attrs, "notes": [*attrs["notes"], *([f"{flags.sum()} of {len(table)} rows {what}"] if flags.any() else [])]}
+    return table
+
+# %% ../nbs/02_scanners.ipynb #25ddd324
+def _read_baxil(path: Path, quantity: str) -> pd.DataFrame:
+    "A bAxil batch as a tidy table; see `read_areas`."
+    lines = [(i, line) for i, line in enumerate(_lines(_text(path) or ""), 1) if line.strip()]
+    separator = _separator([line for _, line in lines[:20]]) or ","
+    rows = [(i, _cells([line], separator)[0]) for i, line in lines]
+    names = _without_tail(rows[0][1], 0)
+    rows = [(i, _without_tail(cells, len(names))) for i, cells in rows[1:]]
+    odd = next(((i, cells) for i, cells in rows if len(cells) != len(names)), None)
+    if odd: raise ValueError(f"{path}: line {odd[0]} has {len(odd[1])} cells; expected {len(names)}, as in the header")
+    if not rows: raise ValueError(f"{path}: no rows below the header; expected one for each spectrum")
+    try: raw = _typed(pd.DataFrame([cells for _, cells in rows], columns=_unique(names, path)), set(), _decimal([cells for _, cells in rows]))
+    except ValueError as e: raise ValueError(f"{path}: {str(e).removeprefix(f'{path}: ')}") from None
+    table = _tidy_areas(raw, quantity, "bAxil batch", str(path))
+    return _flagged(table, table["filename"].duplicated() if "filename" in table else raw.duplicated(), "repeat an earlier spectrum")
+
+# %% ../nbs/02_scanners.ipynb #e2396003
+def _is_baxil(head: bytes) -> bool:
+    "True for the beginning of a bAxil batch."
+    first = next((line for line in _head_lines(head) if line.strip()), "")
+    cells = [cell.strip().strip('"').strip() for cell in re.split(r"[,;\t]", first)]
+    return cells[0].lower() == "spectrum" and any(_line_column(cell) for cell in cells)
+
+# %% ../nbs/02_scanners.ipynb #c1fb34af
+def _voltage_sheet(path: Path, voltage_kv: float) -> str:
+    "The name of the sheet of one voltage; `ValueError` that lists the sheets if there is none."
+    try:
+        with pd.ExcelFile(path) as book: names = book.sheet_names
+    except ImportError: raise ValueError(f"{path}: a workbook, and openpyxl is not installed; expected that package (pip install openpyxl)") from None
+    except Exception as e: raise ValueError(f"{path}: the workbook cannot be opened ({type(e).__name__}: {str(e)[:80]}); expected a whole .xlsx file") from None
+    stated = {name: re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*kv\s*", name, re.I) for name in names}
+    found = [name for name, m in stated.items() if m and float(m[1]) == voltage_kv]
+    if len(found) != 1: raise ValueError(f"{path}: found the sheets {names}; expected one of {voltage_kv:g} kV, named such as '{voltage_kv:g}kV'; choose with voltage_kv=")
+    return found[0]
+
+# %% ../nbs/02_scanners.ipynb #445a0440
+LAST_EXCEL_DAY = 2_958_465 # 31 December 9999
+
+def _excel_date(cell) -> str | None: # None where empty, or no day that Excel knows
+    "A serial number or a date as ISO text; text stays as it is."
+    number = isinstance(cell, (int, float, np.number))
+    if pd.isna(cell) or number and not 0 < cell <= LAST_EXCEL_DAY: return None
+    if number: return (pd.Timestamp("1899-12-30") + pd.to_timedelta(round(float(cell) * 86400), unit="s")).isoformat()
+    return pd.Timestamp(cell).isoformat() if isinstance(cell, (datetime.datetime, pd.Timestamp)) else str(cell)
+
+# %% ../nbs/02_scanners.ipynb #dba68d37
+def _read_area_workbook(path: Path, quantity: str, voltage_kv: float) -> pd.DataFrame:
+    "One sheet of the instrument's workbook as a tidy table; see `read_areas`."
+    table = _tidy_areas(_sheet(path, _voltage_sheet(path, voltage_kv)), quantity, "Avaatech workbook", str(path))
+    attrs, composite = table.attrs, "depth_mm" in table
+    for c in {"depth_mm", "core_depth_mm"} & set(table): table[c] = _number_column(table[c], ".", str(path))
+    if "date" in table: table["date"] = table["date"].map(_excel_date)
+    if not composite and "core_depth_mm" in table: table.insert(1, "depth_mm", table["core_depth_mm"])
+    table.insert(1, "voltage_kv", float(voltage_kv))
+    key = [c for c in ("core", "section", "core_depth_mm") if c in table] or ["filename"]
+    flags = table.duplicated(key) | (table["depth_mm"].isna() if composite else False)
+    table.attrs = {**attrs, "notes": [] if composite else ["no composite depth; depth_mm is the depth that the instrument was told"]}
+    return _flagged(table, flags, "are replicates")
+
+# %% ../nbs/02_scanners.ipynb #bc526f41
+def _sheet(path: Path, name: str) -> pd.DataFrame:
+    "One sheet; `ValueError` if it cannot be read."
+    try: return _excel(path, name)
+    except ValueError: raise
+    except Exception as e: raise ValueError(f"{path}: sheet {name!r} cannot be read ({type(e).__name__}: {str(e)[:80]}); expected a whole .xlsx file") from None
+
+# %% ../nbs/02_scanners.ipynb #0c4d9b2c
+def read_areas(
+    path: str | Path, # Results.txt of an Itrax, a bAxil batch (.csv), or an Avaatech workbook (.xlsx)
+    quantity: str = "area", # or "error" (standard error of the area), "chi2", "cps", "cps_error", where the file has them
+    voltage_kv: float = 10, # which sheet of a workbook
+) -> pd.DataFrame: # a row a measurement: filename, depth_mm, valid or flag_duplicate, ..., then a column a line ("Ca Ka", or "Ca" of an Itrax); `.attrs`: kind, quantity, lines, notes
+    "Read areas of fitted lines, which are not spectra. Raises `ValueError` that names the file, the row and the column."
+    path = _existing(path)
+    if quantity not in QUANTITIES.values(): raise ValueError(f"quantity is {quantity!r}; expected one of {list(QUANTITIES.values())}")
+    try: workbook = path.is_file() and _is_excel(path)
+    except zipfile.BadZipFile as e: raise ValueError(f"{path}: a zip archive or workbook that is damaged ({e}); expected a whole .xlsx file") from None
+    if workbook: return _read_area_workbook(path, quantity, voltage_kv)
+    head = _head(path) if path.is_file() else b""
+    if _is_baxil(head): return _read_baxil(path, quantity)
+    if not _is_itrax_results(head): raise ValueError(f"{path}: found {'a folder' if path.is_dir() else head[:30]!r}; expected an Itrax Results.txt, a bAxil batch or an Avaatech workbook")
+    if quantity != "area": raise ValueError(f"{path}: found areas alone; expected quantity='area' for an Itrax Results.txt, not {quantity!r}")
+    return _read_results(path)
+
+# %% ../nbs/02_scanners.ipynb #8b6514fe
+def _count_file(path: Path, n_channels: int) -> np.ndarray: # (C,) int32
+    "The counts of a file with a count a line."
+    if not path.is_file(): raise ValueError(f"{path}: no such file; expected {n_channels} lines of a count each")
+    data = path.read_bytes()
+    counts = _parsed(data, int)
+    if counts is None: counts = _parsed(data)
+    if counts is None: raise ValueError(f"{path}: {_first_odd_line(data)}; expected a count a line")
+    if len(counts) != n_channels: raise ValueError(f"{path}: found {len(counts)} counts; expected {n_channels}")
+    return _whole_counts(counts, str(path))
+
+# %% ../nbs/02_scanners.ipynb #ef9e93a9
+def _first_odd_line(data: bytes) -> str:
+    "Say which line holds something else than one number."
+    lines = _lines(data.decode("utf-8", errors="replace"))
+    bad = next((i for i, line in enumerate(lines) if line.strip() and ((n := _parsed(line)) is None or len(n) != 1)), 0)
+    return f"line {bad + 1}: found {lines[bad].strip()[:40]!r}"
+
+# %% ../nbs/02_scanners.ipynb #f3608bd9
+def _xpt_info(folder: Path, info: str) -> pd.DataFrame: # first column: dirname
+    "The table of one part of the data."
+    path = folder / info
+    if not path.is_file(): raise ValueError(f"{folder}: no table {info!r}; found {sorted(p.name for p in folder.glob('*.csv')) or 'no .csv file'}, expected one, with the names of the spectra in its first column; choose with info=")
+    try: table = _csv(path, separator=",")
+    except (ValueError, IndexError) as e: raise ValueError(str(e) if str(path) in str(e) else f"{path}: {e}; expected a table with commas between its cells, the names of the spectra in the first column") from None
+    if not len(table): raise ValueError(f"{path}: found no rows below {list(table.columns)[:5]}; expected one for each spectrum")
+    names = table.iloc[:, 0].astype(str)
+    bad = np.flatnonzero(~names.str.fullmatch(r"[^\\/]+\.csv") | names.duplicated())
+    if len(bad): raise ValueError(f"{path}: row {bad[0]}, column {table.columns[0]!r}: found {names.iloc[bad[0]]!r}; expected the name of a file in spe/, each once, such as '17.csv'")
+    rest = _in_units(table.iloc[:, 1:].rename(columns={"filename": "source", "dirname": "source"}), str(path))
+    return pd.concat([names.rename("dirname").to_frame(), rest], axis=1)
+
+# %% ../nbs/02_scanners.ipynb #f46e449d
+def _target_file(path: Path) -> float:
+    "The number that a file holds."
+    data = path.read_bytes() if path.is_file() else b""
+    value = _parsed(data)
+    if value is None or len(value) != 1 or not np.isfinite(value[0]): raise ValueError(f"{path}: found {data[:30].decode('utf-8', 'replace') if path.is_file() else 'no such file'!r}; expected one number")
+    return float(value[0])
+
+# %% ../nbs/02_scanners.ipynb #4277a37c
+def read_xpt(
+    folder: str | Path, # with info.csv, spe/ and perhaps target/
+    info: str = "info.csv", # table of the part wanted, such as "val.csv"
+    target: str | None = None, # what target/ holds, such as "CaCO3", in wt%; it becomes a column. None: not read
+    axis: EnergyAxis | None = None, # None: the nominal gain and offset
+    strict: bool = True, # False: leave damaged files out, and list them in the report
+) -> Spectra: # (B, C); `.report` lists the files
+    "Read spectra in the layout that MAX was trained on. Raises `ValueError` that names the file, the line, what was found and what was expected."
+    folder, axis = _existing(folder), axis or EnergyAxis()
+    table = _xpt_info(folder, info)
+    read_one = lambda path: (_count_file(path, axis.n_channels), _target_file(folder / "target" / path.name) if target else None)
+    parts, rows = _each([folder / "spe" / name for name in table["dirname"]], folder, read_one, "MAX layout", strict)
+    if not parts: raise ValueError(f"{folder / info}: none of its {len(rows)} spectra can be read; {rows[0]['note'] if rows else 'found no rows'}")
+    kept = table[[row["status"] == "read" for row in rows]].reset_index(drop=True).assign(filename=[p.relative_to(folder).as_posix() for p, _ in parts])
+    if target: kept[target] = [value for _, (_, value) in parts]
+    spectra = _spectra(np.stack([counts for _, (counts, _) in parts]), kept, axis, folder)
+    spectra.report = _file_report(rows, [] if target or not (folder / "target").is_dir() else ["target/ was not read; name what it holds, as in target='CaCO3'"])
+    return spectra
+
+# %% ../nbs/02_scanners.ipynb #170cef97
+def _is_xpt(path: Path) -> bool:
+    "True for a folder in the layout that MAX was trained on."
+    return path.is_dir() and (path / "spe").is_dir() and any(_first_line(_head(p)).split(",")[0].strip(' "') in ("dirname", "filename") for p in sorted(path.glob("*.csv")))
+
+# %% ../nbs/02_scanners.ipynb #fee265ba
+def _hub_patterns(part: str, info: str, target: str | None) -> list[str]:
+    "Which files of the data set are needed."
+    at = f"{part.strip('/')}/" if part.strip("/") else ""
+    return [f"{at}{info}", f"{at}spe/*", *([f"{at}target/*"] if target else [])]
+
+# %% ../nbs/02_scanners.ipynb #b50d0b2b
+def read_hub(
+    repo: str = "paoyw/max-dataset", # name of a data set on the hub, in the layout of `read_xpt`
+    part: str = "", # folder in it that holds info.csv and spe/
+    info: str = "info.csv", # table of the part wanted
+    target: str | None = None, # what target/ holds, such as "CaCO3"; None: not read
+    revision: str | None = None, # branch, tag or commit; None: the newest
+    cache_dir: str | Path | None = None, # where downloads are kept; None: where the hub keeps them
+    offline: bool = False, # True: only what was downloaded before
+    axis: EnergyAxis | None = None, # None: the nominal gain and offset
+    strict: bool = True, # False: leave damaged files out, and list them in the report
+) -> Spectra: # (B, C)
+    "Read a data set of the Hugging Face hub, downloaded once. Raises `ValueError` if it cannot be had."
+    from huggingface_hub import snapshot_download
+    try: got = snapshot_download(repo, repo_type="dataset", revision=revision, cache_dir=cache_dir, allow_patterns=_hub_patterns(part, info, target), local_files_only=offline)
+    except Exception as e: raise ValueError(f"{repo}: cannot be downloaded ({type(e).__name__}: {(str(e) or 'no reason given').strip().splitlines()[0][:120]}); expected a network, or a copy: get it elsewhere with "
+                                            f"'hf download {repo} --repo-type dataset --local-dir COPY', then read_xpt('COPY{'/' + part.strip('/') if part.strip('/') else ''}')") from None
+    here = Path(got) / part.strip("/")
+    if not (here / info).is_file(): raise ValueError(f"{repo}: found no {info!r} in {part or 'its top folder'!r}; expected a folder with that table and spe/, to be named with part=")
+    return read_xpt(here, info, target, axis, strict)
+
+# %% ../nbs/02_scanners.ipynb #25c1bf1f
+def _is_pdz(head: bytes) -> bool:
+    "True for the beginning of a .pdz file of either kind."
+    new = head[:2] == b"\x19\x00" and head[6:16] == "pdz25".encode("utf-16-le")
+    return new or (head[:2] == b"\x01\x01" and len(head) >= 8 and int.from_bytes(head[6:8], "little") in (N_CHANNELS // 2, N_CHANNELS))
+
+# %% ../nbs/02_scanners.ipynb #19759d49
+def _pdz_records(path: Path) -> list[dict]: # one for each phase
+    "The records of a .pdz file that hold spectra, by pdz-tool."
+    try: from pdz_tool import PDZTool
+    except ImportError: raise ValueError(f"{path}: a .pdz file, and the package that reads those is not installed; expected it: pip install 'max_nb[pdz]'") from None
+    try: found = (PDZTool(str(path)).parse() or {}).get("XRF Spectrum", [])
+    except Exception as e: raise ValueError(f"{path}: cannot be read by pdz-tool ({type(e).__name__}: {str(e)[:100]}); expected a .pdz file of version 24 or 25") from None
+    records = [r for r in (found if isinstance(found, list) else [found]) if isinstance(r, dict)]
+    there, lacking = _pdz_spectra(path.read_bytes())
+    if not records or len(records) != there or lacking: raise ValueError(f"{path}: found {len(records)} whole spectra of {there or 'none'}{f', and {lacking} bytes less than its records should have' if lacking else ''}; expected a file that was not cut off")
+    return records
+
+# %% ../nbs/02_scanners.ipynb #3e91cc82
+def _pdz_spectra(data: bytes) -> tuple[int, int]: # number, bytes that the last record lacks
+    "How many spectra a .pdz file should hold."
+    if data[:2] != b"\x19\x00": return 1, 0
+    at = spectra = 0
+    while at + 6 <= len(data):
+        spectra += data[at:at + 2] == b"\x03\x00"
+        at += 6 + int.from_bytes(data[at + 2:at + 6], "little")
+    return spectra, max(0, at - len(data))
+
+# %% ../nbs/02_scanners.ipynb #652ad228
+PDZ_NAMES = dict(voltage_kv=("tube_voltage", "xray_voltage_kv"), current_ma=("tube_current", "xray_filament_current"), live_s=("total_live", "live_time"), real_s=("total_packet_time",), date=("acquisition_date_time",), phase=("phase_number",))
+
+def _pdz_info(record: dict) -> dict:
+    "What a record tells, under the names of the package; currents in mA (the file has them in microampere)."
+    info = {name: next((record[key] for key in keys if key in record), None) for name, keys in PDZ_NAMES.items()}
+    info["current_ma"] = None if info["current_ma"] is None else info["current_ma"] / 1000
+    info["date"] = None if info["date"] is None else str(info["date"]).replace(" ", "T")
+    return {**info, "dead_time": 1 - info["live_s"] / info["real_s"] if info["live_s"] and info["real_s"] else np.nan}
+
+# %% ../nbs/02_scanners.ipynb #1e6ba3ff
+def _pdz_spectrum(record: dict, where: str) -> tuple[np.ndarray, EnergyAxis]:
+    "Counts and energy scale of one record."
+    n, data = record.get("channels", record.get("num_channels", 0)), record.get("spectrum_data") or []
+    if not n or len(data) != n: raise ValueError(f"{where}: found {len(data)} counts; expected {n or 'a number of channels'}, so the file may be cut off")
+    counts = _whole_counts(np.asarray(data, dtype=float), where)
+    try: return counts, EnergyAxis(float(record.get("ev_per_channel", np.nan)) / 1000, float(record.get("channel_start", 0.0)) / 1000, n)
+    except ValueError as e: raise ValueError(f"{where}: the record's energy scale cannot be used: {e}") from None
+
+# %% ../nbs/02_scanners.ipynb #7cd2f01c
+def read_pdz(
+    path: str | Path, # a .pdz file
+    phase: int | None = None, # only the phase of that number; None: all
+) -> Spectra: # a row a phase
+    "Read a file of a Bruker handheld instrument, by the package pdz-tool. Not tried on a real file. Raises `ValueError` that names the file."
+    path = _existing(path)
+    if path.is_dir() or not _is_pdz(_head(path)): raise ValueError(f"{path}: found {'a folder' if path.is_dir() else _head(path, 12)!r}; expected a .pdz file of version 24 or 25")
+    records = _pdz_records(path)
+    chosen = [r for r in records if phase is None or r.get("phase_number") == phase]
+    if not chosen: raise ValueError(f"{path}: found the phases {[r.get('phase_number') for r in records]}; expected phase {phase} among them")
+    parts = [_pdz_spectrum(r, str(path)) for r in chosen]
+    if len({axis for _, axis in parts}) > 1: raise ValueError(f"{path}: its phases have different energy scales {[axis for _, axis in parts]}; expected one, so choose with phase=")
+    info = pd.DataFrame([_pdz_info(r) for r in chosen]).dropna(axis=1, how="all").assign(filename=path.name, gain_kev=parts[0][1].gain_kev, offset_kev=parts[0][1].offset_kev)
+    spectra = _spectra(np.stack([counts for counts, _ in parts]), info, parts[0][1], path)
+    spectra.report = _file_report([_row(path.name, "read", "", len(parts), "Bruker pdz")], ["the reader of .pdz was not tried on a real file"] + ([] if "channel_start" in chosen[0] else ["this version does not tell the energy of its first channel; taken as 0 keV"]))
+    return spectra
+
+# %% ../nbs/02_scanners.ipynb #9b3335a6
 @dataclass(frozen=True)
 class Format:
     "A kind of file: how to recognise it and how to read it."
     name: str # for messages
-    recognises: Callable[[Path], bool] # looks at the content of a file or folder; does not raise
+    recognises: Callable[..., bool] # looks at the first 64 KiB of a file (or at the folder); does not raise
     read: Callable[..., Spectra] # path, then options by keyword
+    many: Callable[..., Spectra] | None = None # list of File, where=, then options; None: one after the other
+    folder: bool = False # True: not a file but a folder with a layout of its own
 
 FORMATS: list[Format] = []
 
-# %% ../nbs/02_scanners.ipynb #03373294
+# %% ../nbs/02_scanners.ipynb #33f97e0c
 def register(
     name: str, # for messages
-    recognises: Callable[[Path], bool], # looks at the content of a file or folder
+    recognises: Callable[..., bool], # looks at the first 64 KiB of a file, as bytes (at the folder, a Path); does not raise
     read: Callable[..., Spectra], # path, then options by keyword
+    many: Callable[..., Spectra] | None = None, # reads a list of `File` of that kind below one folder; None: one after the other
+    folder: bool = False, # True: not a file but a folder with a layout of its own
 ) -> None:
     "Add a format; a later one of the same name takes the place of an earlier one."
-    FORMATS[:] = [f for f in FORMATS if f.name != name] + [Format(name, recognises, read)]
+    FORMATS[:] = [f for f in FORMATS if f.name != name] + [Format(name, recognises, read, many, folder)]
 
-# %% ../nbs/02_scanners.ipynb #f4472994
-def _is_parquet(path: Path) -> bool:
+# %% ../nbs/02_scanners.ipynb #d064008d
+def _is_parquet(head: bytes) -> bool:
     "True for a file that starts as Parquet files do."
-    if not path.is_file(): return False
-    with open(path, "rb") as file: return file.read(4) == b"PAR1"
+    return head[:4] == b"PAR1"
 
-# %% ../nbs/02_scanners.ipynb #816d2c6b
-def _is_table(path: Path) -> bool:
-    "True for a text table or workbook with columns of counts."
-    if not path.is_file() or _is_parquet(path): return False
-    try: return bool(_channels(_excel(path).columns if _is_excel(path) else _header(path)))
-    except (ValueError, zipfile.BadZipFile): return False
+def _is_workbook(head: bytes) -> bool:
+    "True for a zip archive that starts as workbooks do."
+    return head[:4] == b"PK\x03\x04" and (b"[Content_Types].xml" in head[:4096] or b"xl/" in head[:4096])
 
-def _header(path: Path) -> list[str]:
-    "The cells of the first line of a text file, cut where it gives most cells."
-    lines = (_text(path, 1 << 17) or "").strip().splitlines()[:1]
-    return max((_cells(lines, separator)[0] for separator in SEPARATORS), key=len) if lines else []
+AVAATECH_START = re.compile(rb"\s*\$[A-Za-z_ ]{1,40}:")
 
-# %% ../nbs/02_scanners.ipynb #65fbf585
-register("Parquet", _is_parquet, Spectra.from_parquet)
-register("table", _is_table, read_table)
+def _is_avaatech(head: bytes) -> bool:
+    "True for text that starts with a `$Key:` record."
+    text = head[:2000].decode("utf-16", errors="ignore").encode() if head[:2] in (b"\xff\xfe", b"\xfe\xff") else head.removeprefix(b"\xef\xbb\xbf")
+    return AVAATECH_START.match(text) is not None
 
-# %% ../nbs/02_scanners.ipynb #49828018
-def _format_of(path: Path) -> Format | None:
-    "The format that recognises a file or folder."
-    return next((f for f in FORMATS if f.recognises(path)), None)
-
-# %% ../nbs/02_scanners.ipynb #6a943123
-def _read_as(kind: Format, path: Path, options: dict) -> Spectra:
-    "Read with one format, after a look at the options."
-    known = [p for p in inspect.signature(kind.read).parameters if p not in ("path", "cls")]
-    unknown = sorted(set(options) - set(known))
-    if unknown: raise ValueError(f"{path}: option {unknown[0]!r} is not known for {kind.name}; expected some of {known}")
-    return kind.read(path, **options)
-
-# %% ../nbs/02_scanners.ipynb #4dac42a2
-#| export
-
-# %% ../nbs/02_scanners.ipynb #db31d0ae
-def _holds_table(path: Path) -> bool:
-    "True for a text file whose first lines make a table."
-    try: return _separator((_text(path, 1 << 17) or "").strip().splitlines()[:5]) is not None
+# %% ../nbs/02_scanners.ipynb #720ff54c
+def _is_text_table(head: bytes) -> bool:
+    "True for a text table with columns of counts."
+    line = _first_line(head)
+    try: return bool(line) and bool(_channels(max((_cells([line], separator)[0] for separator in SEPARATORS), key=len)))
     except ValueError: return False
 
-def _read_folder(folder: Path, options: dict) -> Spectra:
-    "All spectra below a folder, a column `filename` saying from where; `report` lists every file."
-    rows, parts = [], []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        kind, name = _format_of(path), path.relative_to(folder).as_posix()
-        part = _read_as(kind, path, options) if kind else None
-        if kind: parts.append(Spectra(part.counts, part.info.assign(filename=name), part.axis, part.meta))
-        rows.append(dict(file=name, format=kind.name if kind else "", spectra=len(part) if kind else 0, note="" if kind else "left out: not recognised"))
-    if not parts: raise ValueError(f"{folder}: none of its {len(rows)} files holds spectra that are recognised; expected {' or '.join(f.name for f in FORMATS)}")
-    joined = Spectra.concat(parts)
-    joined.report = pd.DataFrame(rows)
-    return joined
+# %% ../nbs/02_scanners.ipynb #0687ab1c
+register("Parquet", _is_parquet, Spectra.from_parquet)
+register("Avaatech", _is_avaatech, read_avaatech, _avaatech_files)
+register("workbook", _is_workbook, read_table)
+register("table", _is_text_table, read_table)
+register("Itrax", _is_itrax, read_itrax, _itrax_many)
+register("Bruker pdz", _is_pdz, read_pdz)
+register("MAX layout", _is_xpt, read_xpt, folder=True)
 
-# %% ../nbs/02_scanners.ipynb #6b70afcc
+# %% ../nbs/02_scanners.ipynb #6a676d00
+def _format_of(path: str | Path) -> Format | None:
+    "The format that recognises a file."
+    return _known(_head(path))
+
+def _known(head: bytes) -> Format | None:
+    "The format that recognises the beginning of a file."
+    return next((f for f in FORMATS if not f.folder and f.recognises(head)), None)
+
+def _whole_folder(path: Path) -> Format | None:
+    "The format that recognises a folder."
+    return next((f for f in FORMATS if f.folder and f.recognises(path)), None) if path.is_dir() else None
+
+# %% ../nbs/02_scanners.ipynb #0069aca9
+def _options_of(kind: Format) -> list[str]:
+    "The names of the options that a format's reader takes."
+    return [p for p in inspect.signature(kind.read).parameters if p not in ("path", "cls", "folder")]
+
+def _check_options(kinds: list[Format], options: dict, where: str) -> None:
+    "Complain of options that none of these formats knows."
+    known = sorted({name for kind in kinds for name in _options_of(kind)})
+    unknown = sorted(set(options) - set(known))
+    if unknown: raise ValueError(f"{where}: option {unknown[0]!r} is not known for {' or '.join(kind.name for kind in kinds)}; expected some of {known}")
+
+def _read_one(kind: Format, path: Path, options: dict) -> Spectra:
+    "Read a file with one format, given the options that it knows."
+    return kind.read(path, **{name: value for name, value in options.items() if name in _options_of(kind)})
+
+# %% ../nbs/02_scanners.ipynb #c1d302b3
+def _sorted_out(files: list[File], only: str | None = None) -> tuple[dict[str, list[File]], list[dict]]: # files of each format; rows for the rest
+    "Recognise all files of a tree."
+    kinds, rows = {}, []
+    for file in files:
+        try: head = _head(file.path)
+        except OSError as e: rows.append(_row(file.name, "failed", f"cannot be read ({e.strerror})")); continue
+        kind = _known(head)
+        if kind and only in (None, kind.name): kinds.setdefault(kind.name, []).append(file)
+        else: rows.append(_row(file.name, "left out", f"{kind.name}, not {only}" if kind else _guess(head, file)))
+    return kinds, rows
+
+def _guess(head: bytes, file: File) -> str:
+    "What a file that is not spectra seems to be."
+    if not file.size: return "empty"
+    if _is_itrax_settings(head): return "settings of an Itrax"
+    if _is_itrax_results(head) or _is_baxil(head): return "line areas, no spectra: see read_areas"
+    if head[:4] == b"PK\x03\x04": return "an archive within"
+    return "a table without counts: for join_labels, if it holds laboratory values" if _looks_like_table(head) else "not recognised"
+
+def _looks_like_table(head: bytes) -> bool:
+    "True for text whose first lines make a table."
+    text = "" if b"\0" in head else _decoded(head)
+    try: return _separator(text.strip().splitlines()[:5]) is not None
+    except ValueError: return False
+
+# %% ../nbs/02_scanners.ipynb #af992bf3
+def _one_by_one(kind: Format, files: list[File], options: dict) -> tuple[list[Spectra], list[dict]]:
+    "Read files of one format, one after the other."
+    parts, rows = [], []
+    for file in files:
+        try: part = _read_one(kind, Path(file.path), options)
+        except NotSpectra: rows.append(_row(file.name, "left out", "a table without counts: for join_labels, if it holds laboratory values")); continue
+        except (ValueError, OSError) as e: rows.append(_row(file.name, "failed", str(e).removeprefix(f"{file.path}: "), format=kind.name)); continue
+        parts.append(part.replaced(info=part.info.assign(filename=file.name)))
+        rows.append(_row(file.name, "read", "", len(part), kind.name))
+    return parts, rows
+
+def _read_kind(kind: Format, files: list[File], options: dict, where: str) -> tuple[list[Spectra], list[dict], dict]: # parts, rows on files, other parts of the report
+    "Read all files of one format."
+    if not kind.many: return *_one_by_one(kind, files, options), {}
+    try: part = kind.many(files, where=where, **{name: value for name, value in options.items() if name in _options_of(kind)})
+    except ValueError as e: return [], [_row(f.name, "failed", str(e).removeprefix(f"{where}: "), format=kind.name) for f in files], {}
+    report = part.report or Report({})
+    return [part], report.parts.get("files", pd.DataFrame()).to_dict("records"), {step: t for step, t in report.parts.items() if step != "files"}
+
+# %% ../nbs/02_scanners.ipynb #0ef63136
+def _joined(parts: list[Spectra], onto: EnergyAxis | None, where: str) -> Spectra:
+    "All parts as one, on the axis asked for."
+    if onto is not None: parts = [p.rebin(onto, outside="drop") for p in parts]
+    axes = list(dict.fromkeys(p.axis for p in parts))
+    if len(axes) > 1: raise ValueError(f"{where}: holds spectra on {len(axes)} energy axes: {axes[0]} and {axes[1]}; expected one, so read a folder of one instrument, or ask for onto=EnergyAxis() to bring all onto one axis")
+    return Spectra.concat(parts) if len(parts) > 1 else parts[0]
+
+# %% ../nbs/02_scanners.ipynb #a25d3863
+def _read_tree(path: Path, options: dict, only: str | None = None, onto: EnergyAxis | None = None) -> Spectra:
+    "Read a folder, an archive, or a file as a folder of one."
+    if not _is_zip(path): return _read_files(*_listed(path), _shown(str(path)), options, only, onto)
+    with tempfile.TemporaryDirectory() as unpacked:
+        refused = _unpack(path, Path(unpacked))
+        files, odd = _walk(Path(unpacked))
+        return _read_files(files, refused + odd, _shown(str(path)), options, only, onto)
+
+def _listed(path: Path) -> tuple[list[File], list[dict]]:
+    "The files of a folder, or the file itself."
+    if path.is_dir(): return _walk(path)
+    if not path.is_file(): raise ValueError(f"{path}: neither a file nor a folder; expected one")
+    state = path.stat()
+    return [File(str(path), _shown(path.name), state.st_size, state.st_mtime_ns)], []
+
+# %% ../nbs/02_scanners.ipynb #8d8d73cd
+def _read_files(files: list[File], odd: list[dict], where: str, options: dict, only: str | None, onto: EnergyAxis | None) -> Spectra:
+    "Read files of any formats into one `Spectra` with a report."
+    kinds, rows = _sorted_out(files, only)
+    present = [f for f in FORMATS if f.name in kinds]
+    if present: _check_options(present, options, where)
+    done = [_read_kind(kind, kinds[kind.name], options, where) for kind in present]
+    parts, rows = [p for some, _, _ in done for p in some], odd + rows + [r for _, more, _ in done for r in more]
+    if not parts: raise ValueError(_nothing(rows, where))
+    spectra = _joined(parts, onto, where)
+    steps = {step: pd.concat([rest[step] for _, _, rest in done if step in rest], ignore_index=True) for step in dict.fromkeys(step for _, _, rest in done for step in rest)}
+    spectra.report = Report(dict(files=pd.DataFrame(rows)) | steps, where)
+    return spectra
+
+def _nothing(rows: list[dict], where: str) -> str:
+    "What to say if there are no spectra."
+    failed = [r for r in rows if r["status"] == "failed"]
+    first = (failed or rows or [_row("", "", "the folder is empty")])[0]
+    alone = len(rows) == 1 and where.endswith(first["item"])
+    note = first["note"] if alone else f"{first['item']}: {first['note']}"
+    return f"{where}: " + (note if failed and "expected" in note else f"no spectra; {note.lstrip(': ')}; expected {', '.join(f.name for f in FORMATS)}") + (f" ({len(rows)} files looked at)" if len(rows) > 1 else "")
+
+# %% ../nbs/02_scanners.ipynb #2a4d89d1
 def read(
-    path: str | Path, # a file, or a folder of files
-    **options, # for the reader of that format, such as `axis`
-) -> Spectra: # (B, C)
+    path: str | Path, # a file, a folder of files, or a zip archive of them
+    onto: EnergyAxis | None = None, # bring all spectra onto this axis; None: they must share one
+    cache: bool | str | Path | None = None, # keep what was read from a large folder: True, False, a folder of your choice; None: if there are 1,000 files or more
+    **options, # for the readers of the formats found, such as `voltage_kv`
+) -> Spectra: # (B, C), with `.report` if it was a folder
     "Read spectra of any supported kind, recognised by content. Raises `ValueError` for what is not recognised and for bad content."
     path = _existing(path)
-    kind = _format_of(path)
-    if kind: return _read_as(kind, path, options)
-    if path.is_dir(): return _read_folder(path, options)
-    if _is_excel(path) or _holds_table(path): return read_table(path)  # which says what is missing
-    raise ValueError(f"{path}: not recognised (it starts with {path.open('rb').read(12)!r}); expected {' or '.join(f.name for f in FORMATS)}")
+    whole = _whole_folder(path)
+    if whole: return _read_one_checked(whole, path, options)
+    if path.is_dir() or _is_zip(path): return _read_cached(path, onto, cache, options)
+    if not path.is_file(): raise ValueError(f"{path}: neither a file nor a folder; expected one of them")
+    try: kind = _format_of(path)
+    except OSError as e: raise ValueError(f"{path}: cannot be read ({e.strerror}); expected a file that you may read") from None
+    if kind is None: raise ValueError(_unknown(path))
+    spectra = _read_one_checked(kind, path, options)
+    return spectra.rebin(onto, outside="drop") if onto else spectra
+
+def _read_one_checked(kind: Format, path: Path, options: dict) -> Spectra:
+    "Read with one format, after a look at the options."
+    _check_options([kind], options, str(path))
+    return _read_one(kind, path, options)
+
+# %% ../nbs/02_scanners.ipynb #213a1764
+def _unknown(path: Path) -> str:
+    "What to say of a file that no format knows."
+    head = _head(path)
+    if _looks_like_table(head) or _is_excel(path): return f"{path}: a table without columns of counts (it starts with {_first_line(head)[:60]!r}); expected columns named 0, 1, 2 ... (a table of laboratory values is for `join_labels`)"
+    return f"{path}: not recognised (it starts with {head[:12]!r}); expected {', '.join(f.name for f in FORMATS)}"
+
+# %% ../nbs/02_scanners.ipynb #7cfcbc28
+CACHE_FROM = 1000
+
+def _fingerprint(files: list[File], asked: str) -> str:
+    "A digest of what files are there, and of how they are to be read."
+    from max_nb import __version__
+    digest = hashlib.sha256(f"{__version__} {asked} {[(f.name, inspect.getsource(f.read) if f.read.__module__ == '__main__' else f.read.__qualname__) for f in FORMATS]}".encode())
+    for file in files: digest.update(f"{file.name}\0{file.size}\0{file.mtime}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+# %% ../nbs/02_scanners.ipynb #5af6e0a1
+def _keep(spectra: Spectra, path: Path, fingerprint: str) -> None:
+    "Write spectra and report to the cache."
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        spectra.report.to_frame().to_parquet(path.with_suffix(".report"))
+        spectra.replaced(meta=spectra.meta | dict(fingerprint=fingerprint)).to_parquet(path)
+    except (OSError, ValueError) as e: warnings.warn(f"{path}: what was read could not be kept ({e}); the next reading will take as long", stacklevel=3)
+
+def _kept(path: Path, fingerprint: str, where: str) -> Spectra | None:
+    "What the cache holds, if it is of these files."
+    import pyarrow.parquet as pq
+    try:
+        if (pq.read_schema(path).metadata or {}).get(b"fingerprint") != fingerprint.encode(): return None
+        spectra, table = Spectra.from_parquet(path), pd.read_parquet(path.with_suffix(".report"))
+    except (OSError, ValueError): return None
+    spectra.meta.pop("fingerprint")
+    steps = {step: part.drop(columns="step").dropna(axis=1, how="all").reset_index(drop=True).infer_objects() for step, part in table.groupby("step", sort=False)}
+    spectra.report = Report(steps, f"{where} (unchanged since it was last read)")
+    return spectra
+
+# %% ../nbs/02_scanners.ipynb #bcfabbcf
+def _read_cached(path: Path, onto: EnergyAxis | None, cache: bool | str | Path | None, options: dict) -> Spectra:
+    "Read a folder or archive, or take from the cache what is unchanged."
+    files, odd = _walk(path) if path.is_dir() else _listed(path)
+    if cache is False or (cache is None and len(files) < CACHE_FROM and sum(f.size for f in files) < 64 << 20): return _fresh(path, files, odd, onto, options)
+    where = cache_folder() if cache in (None, True) else Path(cache)
+    asked = repr((str(path.resolve()), onto, sorted(options.items())))
+    fingerprint = _fingerprint(files, asked)
+    kept = where / f"{path.name}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.parquet"
+    spectra = _kept(kept, fingerprint, _shown(str(path)))
+    if spectra is None: _keep(spectra := _fresh(path, files, odd, onto, options), kept, fingerprint)
+    return spectra
+
+def _fresh(path: Path, files: list[File], odd: list[dict], onto: EnergyAxis | None, options: dict) -> Spectra:
+    "Read a folder whose files are known, or an archive."
+    return _read_files(files, odd, _shown(str(path)), options, None, onto) if path.is_dir() else _read_tree(path, options, onto=onto)
+
+# %% ../nbs/02_scanners.ipynb #1d4811e7
+def ingest(
+    path: str | Path, # a folder, a zip archive or a file
+    out: str | Path, # the Parquet file to write; replaced in one step
+    **options, # as for `read`
+) -> Report: # what became of every file
+    "Read an archive of any size into a Parquet file, in little memory. Raises `ValueError` as `read` does, and then writes nothing."
+    path, out = _existing(path), Path(out)
+    files = _walk(path) if path.is_dir() else ([], [])
+    kinds, rows = _sorted_out(files[0])
+    if set(kinds) != {"Avaatech"} or options.get("energy") == "align" or options.get("onto") is not None:
+        spectra = read(path, **{"cache": False, **options})
+        spectra.to_parquet(out)
+        return spectra.report or Report({"files": pd.DataFrame([_row(path.name, "read", "", len(spectra))])}, str(path))
+    options = {k: v for k, v in options.items() if k not in ("cache", "onto")}
+    _check_options([f for f in FORMATS if f.name == "Avaatech"], options, str(path))
+    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".ingest") as aside:
+        parts, report = _avaatech_parts(kinds["Avaatech"], str(path), Path(aside), **options)
+        write_parquet(out, parts)
+    return Report(report.parts | {"files": pd.concat([pd.DataFrame(files[1] + rows, columns=report["files"].columns), report["files"]], ignore_index=True)}, str(path))
+
+# %% ../nbs/02_scanners.ipynb #2d1a46c8
+SLICE = 4096
+
+def _avaatech_parts(
+    files: list[File], where: str, aside: Path, # a folder for the counts
+    voltage_kv: float | None = 10.0, section_unit: str | dict | None = None, zero: str = "x", overlap: str = "later", rescans: str = "replace", energy: str = "fit", n_jobs: int | None = None, # as for `read_avaatech`
+) -> tuple[Iterator[Spectra], Report]:
+    "Avaatech files as slices of ordered spectra, and the report on them."
+    counts, rows, info, axis, report = _avaatech_table(files, where, aside, voltage_kv, section_unit, zero, overlap, rescans, energy, n_jobs)
+    slices = (slice(i, i + SLICE) for i in range(0, len(rows), SLICE))
+    return (Spectra(_take(counts, rows[at]), info[at].reset_index(drop=True), axis, dict(instrument="Avaatech")) for at in slices), report
 
 # %% ../nbs/02_scanners.ipynb #b56bc3c8
 def read_labels(
@@ -378,13 +1900,7 @@ def _check_possible(values: pd.Series, name: str, where: str) -> None:
     bad = np.flatnonzero((values < -10) | (values > 110)) if name in TARGET_WORDS.values() else []
     if len(bad): raise ValueError(f"{where}: row {bad[0]}, column {name}: found {values.iloc[bad[0]]:g} ({len(bad)} such); expected -10 to 110 wt%, and an empty cell where it was not measured")
 
-# %% ../nbs/02_scanners.ipynb #48e7bb9d
-def _core_key(name) -> str:
-    "A core's name as it is compared: lower case; blanks, `_` and `-` alike; 7.0 is 7."
-    text = str(int(name)) if isinstance(name, (float, np.floating)) and float(name).is_integer() else str(name)
-    return re.sub(r"[\s_-]+", "-", text.strip().lower())
-
-# %% ../nbs/02_scanners.ipynb #6892edbf
+# %% ../nbs/02_scanners.ipynb #33d0ba69
 def _nearest_spectrum(
     core: np.ndarray, # (B,) core keys of the spectra
     depth: np.ndarray, # (B,) mm
@@ -401,14 +1917,14 @@ def _nearest_spectrum(
     if distance[best] > tolerance_mm + 1e-6: return -1, float(distance[best]), f"the nearest spectrum is {distance[best]:g} mm away, the tolerance is {tolerance_mm:g} mm"
     return int(rows[best]), float(distance[best]), ""
 
-# %% ../nbs/02_scanners.ipynb #ef1ad289
+# %% ../nbs/02_scanners.ipynb #6e1b7124
 def _why_no_core(core: np.ndarray, wanted: str) -> str:
     "What to say of a core without spectra, with the name that is most like it."
     if wanted in core: return f"core '{wanted}' was scanned, but its spectra have no depths"
     like = difflib.get_close_matches(wanted, sorted(set(core)), 1)
     return f"core '{wanted}' was not scanned" + (f"; '{like[0]}' was" if like else "")
 
-# %% ../nbs/02_scanners.ipynb #2c6f47aa
+# %% ../nbs/02_scanners.ipynb #13e82e44
 def _core_keys(spectra: Spectra, labels: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     "Core keys of spectra and samples; `ValueError` if one side does not say and the other has several."
     sides = [side["core"].map(_core_key).to_numpy(dtype=object) if "core" in side else None for side in (spectra.info, labels)]
@@ -417,16 +1933,19 @@ def _core_keys(spectra: Spectra, labels: pd.DataFrame) -> tuple[np.ndarray, np.n
     if len(set(named)) > 1: raise ValueError(f"{labels.attrs['where']}: {'the spectra have' if sides[0] is None else 'it has'} no column 'core', and there are {len(set(named))} cores; found {list(labels.columns)} there and {list(spectra.info.columns)} with the spectra, expected a column 'core' in both")
     return np.full(len(spectra), named[0], dtype=object), np.full(len(labels), named[0], dtype=object)
 
-# %% ../nbs/02_scanners.ipynb #a626526b
-def _by_depth(spectra: Spectra, labels: pd.DataFrame, depth: str, tolerance_mm: float) -> pd.DataFrame: # a row a sample: spectrum, distance_mm, why
+# %% ../nbs/02_scanners.ipynb #0c8ec45f
+def _by_depth(
+    spectra: Spectra, labels: pd.DataFrame, depth: str, tolerance_mm: float, offset_mm: float = 0.0 # as for `join_labels`
+) -> tuple[pd.DataFrame, pd.DataFrame]: # a row a sample: spectrum, distance_mm, why; a row for each spectrum within the tolerance of a sample: row, spectrum, distance_mm
     "Match samples to spectra by core and depth."
     if not tolerance_mm >= 0: raise ValueError(f"tolerance_mm is {tolerance_mm!r}; expected a number of at least 0")
     have, want = _core_keys(spectra, labels)
-    depths = spectra.targets(depth)[depth].to_numpy()
-    found = [_nearest_spectrum(have, depths, core, at, tolerance_mm) for core, at in zip(want, labels["depth_mm"])]
-    return pd.DataFrame(found, columns=["spectrum", "distance_mm", "why"], index=labels.index)
+    depths, at = spectra.targets(depth)[depth].to_numpy(), labels["depth_mm"] + offset_mm
+    found = pd.DataFrame([_nearest_spectrum(have, depths, core, d, tolerance_mm) for core, d in zip(want, at)], columns=["spectrum", "distance_mm", "why"], index=labels.index)
+    near = [(row, i, abs(depths[i] - d)) for row, core, d in zip(labels.index, want, at) for i in np.flatnonzero((have == core) & (np.abs(depths - d) <= tolerance_mm + 1e-6))]
+    return found, pd.DataFrame(near, columns=["row", "spectrum", "distance_mm"])
 
-# %% ../nbs/02_scanners.ipynb #51bbd85c
+# %% ../nbs/02_scanners.ipynb #41cc9878
 def _by_id(spectra: Spectra, labels: pd.DataFrame, on: str) -> pd.DataFrame: # a row a sample: spectrum, distance_mm, why
     "Match samples to spectra by a column that both have."
     if on not in labels: raise ValueError(f"{labels.attrs['where']}: no column {on!r}; found {list(labels.columns)}")
@@ -436,7 +1955,7 @@ def _by_id(spectra: Spectra, labels: pd.DataFrame, on: str) -> pd.DataFrame: # a
     why = np.where(row < 0, "no spectrum has " + on + " '" + labels[on].astype(str) + "'", "")
     return pd.DataFrame(dict(spectrum=row, distance_mm=0.0, why=why), index=labels.index)
 
-# %% ../nbs/02_scanners.ipynb #b605ce61
+# %% ../nbs/02_scanners.ipynb #9939cc29
 def _choose_id(spectra: Spectra, labels: pd.DataFrame, depth: str) -> str | None:
     "None if both sides have a depth; else a column that both have and that names each spectrum."
     if "depth_mm" in labels and depth in spectra.info: return None
@@ -445,29 +1964,54 @@ def _choose_id(spectra: Spectra, labels: pd.DataFrame, depth: str) -> str | None
     if not shared: raise ValueError(f"{labels.attrs['where']}: nothing to join by; found columns {list(labels.columns)} there and {list(spectra.info.columns)} with the spectra, expected a depth with its unit in both ('Depth (cm)', or depth_unit=), or a shared name of each spectrum")
     return shared[0]
 
-# %% ../nbs/02_scanners.ipynb #4d983995
-def _values(labels: pd.DataFrame, match: pd.DataFrame) -> pd.DataFrame: # row, spectrum, distance_mm, target, value, used
+# %% ../nbs/02_scanners.ipynb #0d28a975
+def _pairs(
+    match: pd.DataFrame, # a row a sample: spectrum, distance_mm
+    near: pd.DataFrame | None, # row, spectrum, distance_mm of all within the tolerance; None: joined by name
+    several: str, # "nearest", "all" or "mean"
+) -> pd.DataFrame: # row, spectrum, distance_mm
+    "Which samples lend their values to which spectra."
+    if several not in ("nearest", "all", "mean"): raise ValueError(f"several is {several!r}; expected 'nearest', 'all' or 'mean'")
+    if several == "all" and near is not None: return near
+    found = match[match["spectrum"] >= 0]
+    return found[["spectrum", "distance_mm"]].rename_axis("row").reset_index()
+
+# %% ../nbs/02_scanners.ipynb #851c2abc
+def _averaged(
+    counts: np.ndarray, # (B, C)
+    match: pd.DataFrame, # a row a sample: spectrum
+    near: pd.DataFrame, # row, spectrum: all within the tolerance of each sample
+) -> tuple[np.ndarray, np.ndarray]: # counts (B, C), floats; how many spectra went into each (B,)
+    "Each matched spectrum replaced by the mean of those in its sample's reach."
+    mean, number = counts.astype(float), np.ones(len(counts), int)
+    spectrum = match["spectrum"]
+    for row, group in near.groupby("row"):
+        rows = group["spectrum"].to_numpy()
+        mean[spectrum[row]], number[spectrum[row]] = counts[rows].mean(0), len(rows)
+    return mean, number
+
+# %% ../nbs/02_scanners.ipynb #fa1206e7
+def _values(
+    labels: pd.DataFrame, # the laboratory table
+    pairs: pd.DataFrame, # row, spectrum, distance_mm
+) -> pd.DataFrame: # row, spectrum, distance_mm, target, value, used
     "All measured values with a spectrum, and whether they are used."
-    long = labels[labels.attrs["targets"]].assign(**match[["spectrum", "distance_mm"]]).rename_axis("row").reset_index()
-    long = long.melt(["row", "spectrum", "distance_mm"], var_name="target").dropna(subset="value").query("spectrum >= 0")
+    long = pairs.merge(labels[labels.attrs["targets"]], left_on="row", right_index=True)
+    long = long.melt(["row", "spectrum", "distance_mm"], var_name="target").dropna(subset="value")
     nearest = long.groupby(["spectrum", "target"])["distance_mm"].transform("min")
     return long.assign(used=np.isclose(long["distance_mm"], nearest))
 
-# %% ../nbs/02_scanners.ipynb #95f35a6f
-class JoinReport(pd.DataFrame):
-    "One row a laboratory sample: row, core, depth_mm, status (matched, not matched, no value, not used), spectrum, distance_mm, why."
+# %% ../nbs/02_scanners.ipynb #8cd3b4d3
+def _without_negatives(labels: pd.DataFrame, negative: str) -> pd.DataFrame:
+    "The table with negative contents kept, set to zero or taken out; `.attrs` counts them."
+    if negative not in ("keep", "zero", "missing"): raise ValueError(f"negative is {negative!r}; expected 'keep', 'zero' or 'missing'")
+    targets = labels.attrs["targets"]
+    below = labels[targets] < 0
+    labels.attrs["negative"] = below.sum().to_dict()
+    if negative != "keep": labels[targets] = labels[targets].mask(below, 0.0 if negative == "zero" else np.nan)
+    return labels
 
-    def summary(self,
-        most: int = 5, # rows to list that found no place
-    ) -> str: # some lines of text
-        "What matched, what did not, and why."
-        left = self[(self["status"] != "matched") | (self["why"] != "")]
-        lines = [f"{self.attrs['where']}: {len(self)} rows, {(self['status'] == 'matched').sum()} matched" + "".join(f", {n} {status}" for status, n in self["status"].value_counts().items() if status != "matched")]
-        place = [", ".join(filter(None, [str(r.core), f"{r.depth_mm:g} mm" if np.isfinite(r.depth_mm) else ""])) for r in left.head(most).itertuples()]
-        lines += [f"  row {r.row}{f' ({at})' if at else ''}: {r.status}{'; ' + r.why if r.why else ''}" for r, at in zip(left.head(most).itertuples(), place)]
-        return "\n".join(lines + ([f"  ... and {len(left) - most} more rows with a remark"] if len(left) > most else []) + [f"  {note}" for note in self.attrs["notes"]])
-
-# %% ../nbs/02_scanners.ipynb #978e69bb
+# %% ../nbs/02_scanners.ipynb #b5e93bcd
 def _status(labels: pd.DataFrame, match: pd.DataFrame, values: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     "Status of each sample, and a remark."
     used, measured = labels.index.isin(values.loc[values["used"], "row"]), labels[labels.attrs["targets"]].notna().any(axis=1)
@@ -478,16 +2022,15 @@ def _status(labels: pd.DataFrame, match: pd.DataFrame, values: pd.DataFrame) -> 
     reason = match["why"].where(status != "not used", "a nearer sample has that spectrum")
     return status, np.array(["; ".join(filter(None, [reason[row], mean.get(row), cells.get(row)])) for row in labels.index], dtype=object)
 
-# %% ../nbs/02_scanners.ipynb #c68fe655
-def _report(spectra: Spectra, labels: pd.DataFrame, match: pd.DataFrame, values: pd.DataFrame, notes: list[str]) -> JoinReport:
+# %% ../nbs/02_scanners.ipynb #785f64a9
+def _labels_part(labels: pd.DataFrame, match: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame: # item, row, core, depth_mm, status, spectrum, distance_mm, note, source
     "The table of what became of each sample."
-    status, why = _status(labels, match, values)
-    blank = pd.Series([""] * len(labels), index=labels.index)
-    report = JoinReport(dict(row=labels.index, core=labels.get("core", blank), depth_mm=labels.get("depth_mm", blank.map({"": np.nan})), status=status, spectrum=match["spectrum"], distance_mm=match["distance_mm"], why=why))
-    report.attrs = dict(where=labels.attrs["where"], notes=notes)
-    return report
+    status, note = _status(labels, match, values)
+    core, depth = (labels[c] if c in labels else pd.Series(gap, index=labels.index) for c, gap in (("core", ""), ("depth_mm", np.nan)))
+    item = [", ".join(filter(None, [f"row {row}", str(c), f"{d:g} mm" if np.isfinite(d) else ""])) for row, c, d in zip(labels.index, core, depth)]
+    return pd.DataFrame(dict(item=item, row=labels.index, core=core, depth_mm=depth, status=status, spectrum=match["spectrum"], distance_mm=match["distance_mm"], note=note, source=labels.attrs["where"]))
 
-# %% ../nbs/02_scanners.ipynb #00e4a9f5
+# %% ../nbs/02_scanners.ipynb #875bc0a9
 def join_labels(
     spectra: Spectra, # info: core and depth, or a column that names each spectrum
     table: str | Path | pd.DataFrame, # laboratory values: text table, workbook or DataFrame
@@ -496,27 +2039,37 @@ def join_labels(
     tolerance_mm: float = 10.0, # how far a sample may be from its spectrum
     targets: list[str] | None = None, # columns wanted; None: all whose names are known
     depth_unit: str | None = None, # "mm", "cm" or "m", where the table's header does not say
+    offset_mm: float = 0.0, # added to the samples' depths, such as -5 where they are given at mid-sample and scans at the top
+    several: str = "nearest", # where a sample covers several spectra: "nearest" gets its value, or "all", or the "mean" of them
+    negative: str = "keep", # contents below 0, as of CaCO3 by difference: "keep", "zero" or "missing"
     **options, # sheet, separator, decimal
 ) -> Spectra: # with targets in info, NaN where not measured, and `.report`
     "Attach laboratory values to spectra. Raises `ValueError` if the table cannot be read or joined, or nothing matches."
-    labels = read_labels(table, targets, depth_unit, **options)
+    labels = _without_negatives(read_labels(table, targets, depth_unit, **options), negative)
     on = on or _choose_id(spectra, labels, depth)
-    match = _by_id(spectra, labels, on) if on else _by_depth(spectra, labels, depth, tolerance_mm)
-    values = _values(labels, match)
-    info, notes = _merged(spectra, labels, values)
-    joined = Spectra(spectra.counts, info, spectra.axis, spectra.meta)
-    joined.report = _report(spectra, labels, match, values, notes)
-    if not values["used"].any(): raise ValueError("no laboratory value found its spectrum; " + re.sub(r"\n\s*", "; ", joined.report.summary()))
-    return joined
+    match, near = (_by_id(spectra, labels, on), None) if on else _by_depth(spectra, labels, depth, tolerance_mm, offset_mm)
+    values = _values(labels, _pairs(match, near, several))
+    info, about = _merged(spectra, labels, values, negative)
+    report = Report({**(spectra.report.parts if spectra.report else {}), "labels": _labels_part(labels, match, values), "targets": about}, spectra.report.where if spectra.report else labels.attrs["where"])
+    if not values["used"].any(): raise ValueError(f"{labels.attrs['where']}: no laboratory value found its spectrum; " + "; ".join(_remarks(report["labels"], 3)).replace("  ", "") + "; expected the cores and depths of the spectra")
+    joined = spectra.replaced(info=info, report=report)
+    return _mean_joined(joined, match, near) if several == "mean" and near is not None else joined
 
-# %% ../nbs/02_scanners.ipynb #f035d6cd
-def _merged(spectra: Spectra, labels: pd.DataFrame, values: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    "The table of the spectra with targets filled in, and notes on it."
-    info, notes = spectra.info.copy(), []
+def _mean_joined(joined: Spectra, match: pd.DataFrame, near: pd.DataFrame) -> Spectra:
+    "The matched spectra replaced by means, and a column that says of how many."
+    counts, number = _averaged(joined.counts, match, near)
+    return joined.replaced(counts=counts, info=joined.info.assign(n_averaged=number))
+
+# %% ../nbs/02_scanners.ipynb #215d127b
+def _merged(spectra: Spectra, labels: pd.DataFrame, values: pd.DataFrame, negative: str = "keep") -> tuple[pd.DataFrame, pd.DataFrame]: # info; item, spectra, status, note
+    "The table of the spectra with targets filled in, and a part of the report on it."
+    info, rows = spectra.info.copy(), []
     for target in labels.attrs["targets"]:
         old = spectra.targets(target)[target] if target in info else pd.Series(np.nan, index=info.index)
         new = values[values["used"] & (values["target"] == target)].groupby("spectrum")["value"].mean().reindex(info.index)
         info[target] = new.fillna(old)
-        notes.append(f"{target}: {info[target].notna().sum()} of {len(info)} spectra have a value" + (f", {n} of them in place of an earlier one" if (n := (new.notna() & old.notna()).sum()) else ""))
+        below, twice = labels.attrs.get("negative", {}).get(target, 0), (new.notna() & old.notna()).sum()
+        notes = [f"{target}: {below} values below 0 ({negative})"] * bool(below) + [f"{target}: {twice} in place of earlier values"] * bool(twice)
+        rows.append(dict(item=target, spectra=int(info[target].notna().sum()), status="joined", note="; ".join(notes)))
     rest = [str(c) for c in labels.columns if c not in ("core", "depth_mm", *labels.attrs["targets"]) and c not in info]
-    return info, notes + ([f"columns not joined: {', '.join(rest)}"] if rest else [])
+    return info, pd.DataFrame(rows + [dict(item=c, spectra=0, status="not joined", note=f"the column '{c}' is no target") for c in rest])

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .energy import EnergyAxis
+from .energy import EnergyAxis, fit_axes
 
 # %% auto #0
-__all__ = ['AXIS_KEYS', 'LARGE', 'rebin_counts', 'write_atomically', 'write_parquet', 'Spectra', 'grouped_split', 'cache_folder',
-           'as_counts', 'as_targets', 'fingerprint']
+__all__ = ['AXIS_KEYS', 'LARGE', 'MOST_DEAD', 'FEWEST_COUNTS', 'CLIPPED_AT', 'FAR', 'rebin_counts', 'align_counts',
+           'write_atomically', 'write_parquet', 'Spectra', 'grouped_split', 'cache_folder', 'measure_counts',
+           'robust_z', 'quality_flags', 'flag_quality', 'calibrate', 'as_counts', 'as_targets', 'fingerprint']
 
 # %% ../nbs/01_spectra.ipynb #ff91da1b
 _ROWS = 1024 # spectra at a time
@@ -93,6 +94,19 @@ def rebin_counts(
     low, high = old.edges[right - 1], old.edges[right]
     share = ((new.edges - low) / (high - low)).clip(0, 1)
     return np.diff(running[:, right - 1] * (1 - share) + running[:, right] * share, axis=1).clip(0)
+
+# %% ../nbs/01_spectra.ipynb #9ade2349
+def align_counts(
+    counts: np.ndarray, # (B, C) counts
+    gain_kev: np.ndarray, # (B,) width of a channel of each spectrum, keV
+    offset_kev: np.ndarray, # (B,) energy of its channel 0, keV
+    new: EnergyAxis, # the axis wanted, D channels
+) -> np.ndarray: # (B, D) counts, floats; what lies beyond the new axis is not in it
+    "Bring spectra from axes of their own onto one, each old channel taken as evenly filled."
+    place = ((new.edges - np.asarray(offset_kev, float)[:, None]) / np.asarray(gain_kev, float)[:, None] + 0.5).clip(0, counts.shape[1])
+    below = np.minimum(place.astype(int), counts.shape[1] - 1)
+    running = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(counts, axis=1, dtype=float)], axis=1)
+    return np.diff(np.take_along_axis(running, below, 1) + (place - below) * np.take_along_axis(counts, below, 1), axis=1).clip(0)
 
 # %% ../nbs/01_spectra.ipynb #27a4f581
 def write_atomically(
@@ -298,6 +312,15 @@ class Spectra:
         view = isinstance(rows, slice) and self.on_disk # nobody can change it, so it need not be copied
         return Spectra(self.counts[rows if view else numbers], self.info.iloc[numbers].reset_index(drop=True), self.axis, self.meta)
 
+    def replaced(self,
+        **changes, # counts, info, axis, meta or report
+    ) -> Spectra:
+        "The same spectra with some of their parts replaced; the report stays unless it is given."
+        report = changes.pop("report", self.report)
+        made = Spectra(**dict(counts=self.counts, info=self.info, axis=self.axis, meta=self.meta) | changes)
+        made.report = report
+        return made
+
     def column(self,
         name: str, # of a column of info
         whole: bool = False, # True: it must not be empty in any row
@@ -333,6 +356,15 @@ class Spectra:
         counts = self.counts if axis == self.axis else rebin_counts(self.counts, self.axis, axis)
         if outside != "drop": _check_kept(self.counts, counts, axis, outside)
         return Spectra(counts, self.info, axis, self.meta)
+
+    def aligned(self,
+        axis: EnergyAxis | None = None, # the axis wanted; None: the one that these spectra are said to be on
+    ) -> Spectra: # (B, axis.n_channels) floats
+        "Each spectrum brought from its own `gain_kev` and `offset_kev` (columns of info) onto one axis. What lies beyond it is dropped, as a rule nothing. Raises `ValueError` where those columns are missing or empty."
+        axis, own = axis or self.axis, self.targets(["gain_kev", "offset_kev"])
+        if not (own["gain_kev"] > 0).all() or own["offset_kev"].isna().any(): raise ValueError(f"info columns 'gain_kev' and 'offset_kev': row {int((~(own['gain_kev'] > 0) | own['offset_kev'].isna()).argmax())} holds no energy scale; expected one in keV for each spectrum")
+        parts = [align_counts(self.counts[rows], own["gain_kev"].to_numpy()[rows], own["offset_kev"].to_numpy()[rows], axis) for rows in _chunks(len(self))]
+        return Spectra(np.concatenate(parts), self.info.assign(gain_kev=axis.gain_kev, offset_kev=axis.offset_kev), axis, self.meta)
 
     @classmethod
     def concat(cls,
@@ -455,6 +487,62 @@ def _unpack(file, path: Path, part: Path) -> None:
     try: _checked_counts(counts)
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
     counts.flush()
+
+# %% ../nbs/01_spectra.ipynb #c77848ff
+MOST_DEAD, FEWEST_COUNTS, CLIPPED_AT, FAR = 0.5, 10_000, (2**16 - 1, 2**24 - 1, 2**31 - 1), 5.0
+
+def measure_counts(
+    counts: np.ndarray, # (B, C)
+) -> dict[str, np.ndarray]: # total (B,) counts; clipped (B,) bool: the strongest peak is cut off flat
+    "What has to be known of each spectrum's counts to judge it."
+    top = counts.max(1, keepdims=True)
+    at_top = counts == top
+    plateau = (at_top[:, :-2] & at_top[:, 1:-1] & at_top[:, 2:]).any(1) & (top[:, 0] > 1000)
+    return dict(total=counts.sum(1, dtype=float), clipped=plateau | np.isin(top[:, 0], CLIPPED_AT))
+
+# %% ../nbs/01_spectra.ipynb #3e05f43d
+def robust_z(
+    values: pd.Series, # numbers
+    groups: pd.Series, # what each belongs to
+) -> np.ndarray: # NaN for groups of fewer than five
+    "Distance from the group's median in robust standard deviations (0.6745 (x - median) / MAD)."
+    by = values.groupby(groups.to_numpy(), dropna=False)
+    away = values - by.transform("median")
+    spread = away.abs().groupby(groups.to_numpy(), dropna=False).transform("median")
+    z = 0.6745 * away / spread.where(spread > 0, np.where(away == 0, 1.0, np.finfo(float).tiny))
+    return z.clip(-1e3, 1e3).where(by.transform("count") >= 5).to_numpy()
+
+# %% ../nbs/01_spectra.ipynb #037aaf49
+def quality_flags(
+    info: pd.DataFrame, # B rows: core, section, live_s, real_s where they are known
+    total: np.ndarray, # (B,) counts
+    clipped: np.ndarray, # (B,) bool
+) -> pd.DataFrame: # dead_time (fraction) and a bool column flag_... for each flag
+    "Flags for spectra whose counts were measured by `measure_counts`."
+    missing = pd.Series(np.nan, index=info.index)
+    live, real = info.get("live_s", missing).astype(float), info.get("real_s", missing).astype(float)
+    dead = (1 - live / real).where((live > 0) & (real > 0))
+    section = info.get("core", missing).astype(str) + " " + info.get("section", missing).astype(str)
+    rate = np.log(pd.Series(total, index=info.index).where(total > 0) / live.where(live > 0, 1.0))
+    flags = dict(flag_dead_time=dead > MOST_DEAD, flag_no_live_time=live <= 0, flag_empty=total == 0, flag_low_counts=(total > 0) & (total < FEWEST_COUNTS), flag_saturated=clipped, flag_outlier=np.abs(robust_z(rate, section)) > FAR)
+    return pd.DataFrame(dict(dead_time=dead, **{k: np.asarray(v, dtype=bool) for k, v in flags.items()}), index=info.index)
+
+def flag_quality(
+    spectra: Spectra, # info: core, section, live_s, real_s where they are known
+) -> Spectra: # info with dead_time (fraction) and columns flag_...
+    "Flag what deserves a second look: dead time above 50 %, no live time, no or few counts, clipped peaks, count rates far from their section's."
+    measures = measure_counts(spectra.counts)
+    flags = quality_flags(spectra.info, **measures)
+    return spectra.replaced(info=spectra.info.drop(columns=[c for c in flags if c in spectra.info]).join(flags))
+
+# %% ../nbs/01_spectra.ipynb #92df28c0
+def calibrate(
+    spectra: Spectra, # raw counts on a nominal axis
+) -> Spectra: # info with gain_kev, offset_kev, energy_fitted
+    "Fit gain and offset of each spectrum on its lines; the nominal ones are kept where the fit cannot be trusted."
+    fits = fit_axes(spectra.counts, spectra.axis)
+    info = spectra.info.drop(columns=[c for c in ("gain_kev", "offset_kev", "energy_fitted") if c in spectra.info])
+    return spectra.replaced(info=info.assign(gain_kev=fits["gain_kev"].to_numpy(), offset_kev=fits["offset_kev"].to_numpy(), energy_fitted=fits["trusted"].to_numpy()))
 
 # %% ../nbs/01_spectra.ipynb #7b8155ad
 def _is_spectra_list(X) -> bool:

@@ -62,7 +62,7 @@ def test_nothing_is_left_behind_by_bad_input(scans):
 def test_ingest_writes_the_same_spectra(scans, capsys):
     assert run("ingest", scans / "a.parquet", "--out", scans / "new" / "b.parquet") == 0
     a, b = Spectra.from_parquet(scans / "a.parquet"), Spectra.from_parquet(scans / "new" / "b.parquet")
-    assert (a.counts == b.counts).all() and a.info.equals(b.info) and "24 x" in capsys.readouterr().out
+    assert (a.counts == b.counts).all() and a.info.equals(b.info) and "24 spectra" in capsys.readouterr().out
 
 
 def test_pretrain_leaves_a_model(scans):

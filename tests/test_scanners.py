@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from max_nb import scanners
 from max_nb.energy import EnergyAxis
-from max_nb.scanners import FORMATS, JoinReport, join_labels, read, read_labels, read_table, register, standard_name
+from max_nb.scanners import FORMATS, Report, join_labels, read, read_labels, read_table, register, standard_name
 from max_nb.spectra import Spectra
 
 REAL = Path(__file__).parents[1] / "../shared/real/marine_sediments.parquet"
@@ -56,7 +56,7 @@ def test_workbook(s, tmp_path):
     assert len(read_table(tmp_path / "two.xlsx", sheet="30kV")) == 2
     with pytest.raises(ValueError, match=r"no sheet '50kV'; found \['10kV', '30kV'\]"): read_table(tmp_path / "two.xlsx", sheet="50kV")
     (tmp_path / "cut.xlsx").write_bytes((tmp_path / "t.bin").read_bytes()[:900])
-    with pytest.raises(ValueError, match="not recognised"): read(tmp_path / "cut.xlsx")
+    with pytest.raises(ValueError, match="cut.xlsx: starts as a workbook.*expected a whole one"): read(tmp_path / "cut.xlsx")
 
 
 def test_layouts_seen_in_archives(s, tmp_path):
@@ -89,7 +89,7 @@ def test_bad_table(s, tmp_path, change, message):
 
 @pytest.mark.parametrize("content, message", [
     (b"", "no table|not recognised"), (b"\n\n", "not recognised"), (b"just some words\nand others, of a letter", "not recognised|no columns"), (b"\x00\x01\x02\x03binary", "not recognised"), (b"PAR1 is not enough", "cannot be read as Parquet"),
-    (b"PK\x03\x04 nor is this", "not recognised|no columns"), (b'x' * 200_000 + b',\n"' + b'y' * 300_000, "not recognised|no table"), (b"a;b\n1;2\n1;2;3\n", "no columns of counts|line 3"), (b"core,TOC\nA,1\n", "for `join_labels`")])
+    (b"PK\x03\x04 nor is this", "without columns of counts"), (b'x' * 200_000 + b',\n"' + b'y' * 300_000, "not recognised|no table"), (b"a;b\n1;2\n1;2;3\n", "without columns of counts"), (b"core,TOC\nA,1\n", "for `join_labels`")])
 def test_bad_files(tmp_path, content, message):
     (tmp_path / "bad").write_bytes(content)
     with pytest.raises(ValueError, match=message) as e: read(tmp_path / "bad")
@@ -117,20 +117,21 @@ def test_folder(s, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\x00")
     got = read(tmp_path)
     assert np.array_equal(got.counts, s.counts) and set(got.info["filename"]) == {"a.parquet", "deep/er/b.csv"}
-    assert got.report.set_index("file")["spectra"].to_dict() == {"a.parquet": 4, "deep/er/b.csv": 3, "lab.csv": 0, "photo.jpg": 0}
-    assert (got.report.query("spectra == 0")["note"] == "left out: not recognised").all()
+    assert got.report["files"].set_index("item")["spectra"].to_dict() == {"a.parquet": 4, "deep/er/b.csv": 3, "lab.csv": 0, "photo.jpg": 0}
+    assert got.report["files"].query("spectra == 0")["status"].eq("left out").all() and "join_labels" in got.report["files"].set_index("item").loc["lab.csv", "note"]
     (tmp_path / "c.parquet").write_bytes(b"PAR1torn")
-    with pytest.raises(ValueError, match="c.parquet: cannot be read"): read(tmp_path)
+    again = read(tmp_path)
+    assert np.array_equal(again.counts, s.counts) and "cannot be read as Parquet" in again.report["files"].set_index("item").query("status == 'failed'").loc["c.parquet", "note"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="none of its 0 files holds spectra"): read(tmp_path / "empty")
+    with pytest.raises(ValueError, match="no spectra; the folder is empty; expected"): read(tmp_path / "empty")
 
 
 def test_a_new_format_is_a_function_and_a_registration(s, tmp_path, monkeypatch):
     monkeypatch.setattr(scanners, "FORMATS", list(FORMATS))
     def reader(path, times=1): return Spectra(times * np.ones((1, 3)), None, EnergyAxis(n_channels=3))
-    register("counter", lambda p: p.suffix == ".counter", lambda path: None)
-    register("counter", lambda p: p.suffix == ".counter", reader)
-    (tmp_path / "a.counter").write_text("")
+    register("counter", lambda head: head.startswith(b"COUNTS"), lambda path: None)
+    register("counter", lambda head: head.startswith(b"COUNTS"), reader)
+    (tmp_path / "a.counter").write_text("COUNTS")
     assert read(tmp_path / "a.counter", times=4).counts.sum() == 12 and [f.name for f in scanners.FORMATS].count("counter") == 1
 
 
@@ -198,23 +199,24 @@ def test_unit_of_a_depth_that_does_not_say():
 def test_join_by_depth(s):
     got = join_labels(s, pd.DataFrame({"Core": ["a", "A ", "B"], "Depth (cm)": [0.4, 2.1, 1.0], "CaCO3 (wt. %)": [10, 20, 30], "TOC(%)": [1.0, None, 3.0]}))
     assert got.info["CaCO3"].fillna(-1).tolist() == [10, -1, 20, -1, -1, 30, -1] and got.info["TOC"].notna().sum() == 2
-    assert isinstance(got.report, JoinReport) and (got.report["status"] == "matched").all() and got.report["distance_mm"].tolist() == [4, 1, 0]
+    assert isinstance(got.report, Report) and (got.report["labels"]["status"] == "matched").all() and got.report["labels"]["distance_mm"].tolist() == [4, 1, 0]
     assert np.array_equal(got.counts, s.counts) and "TOC" not in s.info and s.report is None
 
 
 def test_every_row_is_accounted_for(s):
     table = lab(core=["A", "A", "A", "C", "A", "A", "B", None], depth_mm=[0, 50, np.nan, 0, 10, 10, 8, 0], TOC=[1, 2, 3, 4, 5, np.nan, 7, 8])
-    report = join_labels(s, table).report
+    whole = join_labels(s, table).report
+    report = whole["labels"]
     assert report["status"].tolist() == ["matched", "not matched", "not matched", "not matched", "matched", "no value", "matched", "not matched"]
-    assert "20 mm away" in report["why"][1] and "no depth" in report["why"][2] and "'c' was not scanned" in report["why"][3]
-    text = report.summary(most=2)
-    assert "8 rows, 3 matched" in text and "... and 3 more rows" in text and "TOC: 3 of 7 spectra have a value" in text
+    assert "20 mm away" in report["note"][1] and "no depth" in report["note"][2] and "'c' was not scanned" in report["note"][3]
+    text = whole.summary(most=2)
+    assert "8 samples of the laboratory table, 3 matched" in text and "... and 1 more kinds of remark" in text and "TOC of 3 spectra" in text
 
 
 def test_near_and_equally_near_samples(s):
     got = join_labels(s, lab(core=list("AAAA"), depth_mm=[9, 11, 7, 26], TOC=[1, 2, 9, 4]))
     assert got.info["TOC"][1] == 1.5 and got.info["TOC"][3] == 4
-    assert got.report["status"].tolist() == ["matched", "matched", "not used", "matched"] and "mean of rows [0, 1]" in got.report["why"][0]
+    assert got.report["labels"]["status"].tolist() == ["matched", "matched", "not used", "matched"] and "mean of rows [0, 1]" in got.report["labels"]["note"][0]
 
 
 @settings(max_examples=30, deadline=None)
@@ -231,7 +233,7 @@ def test_join_against_the_slow_way(samples, tolerance):
         with pytest.raises(ValueError, match="no laboratory value found its spectrum"): join_labels(s, table, tolerance_mm=tolerance)
         return
     got = join_labels(s, table, tolerance_mm=tolerance)
-    assert got.info["TOC"].dropna().to_dict() == pytest.approx(wanted) and len(got.report) == len(samples)
+    assert got.info["TOC"].dropna().to_dict() == pytest.approx(wanted) and len(got.report["labels"]) == len(samples)
 
 
 def test_one_core_needs_no_name(s):
@@ -246,7 +248,7 @@ def test_one_core_needs_no_name(s):
 
 def test_join_by_identifier(s):
     got = join_labels(s, lab(name=["x3", "x99", "X5"], TOC=[1, 2, 3]))
-    assert got.info["TOC"].dropna().to_dict() == {3: 1, 5: 3} and "no spectrum has name 'x99'" in got.report["why"][1]
+    assert got.info["TOC"].dropna().to_dict() == {3: 1, 5: 3} and "no spectrum has name 'x99'" in got.report["labels"]["note"][1]
     assert join_labels(s, lab(name=["x3"], depth_mm=[0], core=["A"], TOC=[1]), on="name").info["TOC"][3] == 1
     with pytest.raises(ValueError, match="'A' more than once"): join_labels(s, lab(core=["A"], TOC=[1]), on="core")
     with pytest.raises(ValueError, match="no column 'id'"): join_labels(s, lab(core=["A"], TOC=[1]), on="id")
@@ -262,12 +264,12 @@ def test_numbers_as_names():
 def test_values_that_were_there_before(s):
     old = Spectra(s.counts, s.info.assign(TOC=[9.0, 8.0] + [np.nan] * 5), s.axis)
     got = join_labels(old, lab(core=["A", "B"], depth_mm=[0, 0], TOC=[1, 2]))
-    assert got.info["TOC"].dropna().tolist() == [1, 8, 2] and "1 of them in place of an earlier one" in got.report.summary()
+    assert got.info["TOC"].dropna().tolist() == [1, 8, 2] and "1 in place of earlier values" in got.report.summary()
 
 
 def test_cells_that_are_no_numbers_are_listed(s):
-    report = join_labels(s, lab(core=list("AAA"), depth_mm=[0, 10, 20], TOC=["<0.05", "0.3", "bdl"])).report
-    assert report["status"].tolist() == ["no value", "matched", "no value"] and "TOC is '<0.05', no number" in report["why"][0]
+    report = join_labels(s, lab(core=list("AAA"), depth_mm=[0, 10, 20], TOC=["<0.05", "0.3", "bdl"])).report["labels"]
+    assert report["status"].tolist() == ["no value", "matched", "no value"] and "TOC is '<0.05', no number" in report["note"][0]
 
 
 @pytest.mark.parametrize("tolerance", [-1, np.nan])
@@ -295,4 +297,4 @@ def test_real_file_whatever_its_name(tmp_path):
     shutil.copy(REAL, tmp_path / "scans.dat")
     s = read(tmp_path / "scans.dat")
     got = join_labels(s, lab(sample=s.info["sample"][:5], TOC=[1.0] * 5))
-    assert (got.info["TOC"][:5] == 1).all() and (got.report["status"] == "matched").all()
+    assert (got.info["TOC"][:5] == 1).all() and (got.report["labels"]["status"] == "matched").all()
