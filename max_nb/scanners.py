@@ -18,13 +18,14 @@ from .spectra import Spectra, cache_folder, flag_quality, measure_counts, qualit
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'MISSING', 'FEWEST_CHANNELS', 'PERCENT', 'UNIT', 'HEADER', 'CORE_WORDS', 'DEPTH_WORDS', 'TARGET_WORDS',
-           'TO_MM', 'TO_WT', 'RECORD', 'NUMBER', 'TEXTS', 'NUMBERS', 'WHOLE', 'MOST_CHANNELS', 'WHOLE_NUMBER', 'DATA',
-           'NEW_STYLE', 'CORE_AND_SECTION', 'TOKENS', 'LENGTH', 'COUNTERS', 'SAID', 'HEAD', 'MOST_RATIO',
-           'MOST_UNPACKED', 'BATCH', 'PARALLEL_FROM', 'COLUMNS', 'ITRAX_TABLE', 'MONTHS', 'RESULTS_NAMES', 'IN_UNITS',
-           'ITRAX_GAIN_KEV', 'LINE_COLUMN', 'QUANTITIES', 'AREA_NAMES', 'LAST_EXCEL_DAY', 'PDZ_NAMES', 'FORMATS',
-           'AVAATECH_START', 'CACHE_FROM', 'SLICE', 'standard_name', 'NotSpectra', 'read_table', 'parse_avaatech',
-           'parse_avaatech_name', 'section_top', 'Report', 'File', 'read_avaatech', 'read_itrax', 'read_areas',
-           'read_xpt', 'read_hub', 'read_pdz', 'Format', 'register', 'read', 'ingest', 'read_labels', 'join_labels']
+           'TO_MM', 'TO_WT', 'RECORD', 'NUMBER', 'TEXTS', 'NUMBERS', 'WHOLE', 'SPELLED', 'MOST_CHANNELS',
+           'WHOLE_NUMBER', 'DIGITS', 'DATA', 'NEW_STYLE', 'CORE_AND_SECTION', 'UNITS', 'TOKEN', 'LENGTHS', 'SAID',
+           'HEAD', 'MOST_RATIO', 'MOST_UNPACKED', 'BATCH', 'PARALLEL_FROM', 'COLUMNS', 'ITRAX_TABLE', 'MONTHS',
+           'RESULTS_NAMES', 'IN_UNITS', 'ITRAX_GAIN_KEV', 'LINE_COLUMN', 'QUANTITIES', 'AREA_NAMES', 'LAST_EXCEL_DAY',
+           'PDZ_NAMES', 'FORMATS', 'AVAATECH_START', 'CACHE_FROM', 'SLICE', 'standard_name', 'NotSpectra', 'read_table',
+           'parse_avaatech', 'parse_avaatech_name', 'section_top', 'Report', 'File', 'read_avaatech', 'read_itrax',
+           'read_areas', 'read_xpt', 'read_hub', 'read_pdz', 'Format', 'register', 'read', 'ingest', 'read_labels',
+           'join_labels']
 
 # %% ../nbs/02_scanners.ipynb #76663d82
 SEPARATORS = (";", "\t", ",", "|", " ")
@@ -289,21 +290,15 @@ def _decoded(data: bytes) -> str:
 # %% ../nbs/02_scanners.ipynb #df65dafb
 NUMBER = re.compile(r"[-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?(?![\w.,])|[-+]?\d+(?:[.,]\d*)?(?=[a-zA-Z]{1,2}\b)")
 
-@functools.lru_cache(4096)  # thousands of files say "10 kV"
-def _number_at_start(text: str) -> float:
-    "The number that a text begins with; NaN if it does not."
-    m = NUMBER.match(text)
-    return float(m[0].replace(",", ".")) if m else np.nan
-
 def _leading_number(
     text: str, # such as "10,0" or "10 kV"
     what: str, # for messages
-    where: str, # for messages
     least: float = -np.inf, # the smallest value that can be
 ) -> float:
-    "The number at the start of a value. Raises `ValueError` that names file and key."
-    value = _number_at_start(text)
-    if not (value >= least and abs(value) < np.inf): raise ValueError(f"{where}: {what} is {text[:40]!r}; expected a number" + (f" of at least {least:g}" if np.isfinite(least) else ""))
+    "The number at the start of a value. Raises `ValueError` that names the key."
+    m = NUMBER.match(text)
+    value = float(m[0].replace(",", ".")) if m else np.nan
+    if not (value >= least and abs(value) < np.inf): raise ValueError(f"{what} is {text[:40]!r}; expected a number" + (f" of at least {least:g}" if np.isfinite(least) else ""))
     return value
 
 # %% ../nbs/02_scanners.ipynb #bb3d8d5f
@@ -316,26 +311,29 @@ def _iso_date(text: str) -> str: # such as "2018-09-18T14:03:59"; "" if it is no
     except ValueError: return ""
 
 # %% ../nbs/02_scanners.ipynb #d5e7830a
-TEXTS = dict(Core_ID="core", Section_ID="section")
-NUMBERS = dict(X_Position=("x_mm", -np.inf), Y_Position=("y_mm", -np.inf), Slit_DC=("slit_dc_mm", 0), Slit_CC=("slit_cc_mm", 0), TotalCPS=("cps", 0), ACC_VOLT=("voltage_kv", 0.1), TUBE_CUR=("current_ma", 0))
-WHOLE = dict(Run_ID="run", Replicate_ID="replicate")
+TEXTS = dict(CORE_ID="core", SECTION_ID="section")
+NUMBERS = dict(X_POSITION=("x_mm", -np.inf), Y_POSITION=("y_mm", -np.inf), SLIT_DC=("slit_dc_mm", 0), SLIT_CC=("slit_cc_mm", 0), TOTALCPS=("cps", 0), ACC_VOLT=("voltage_kv", 0.1), TUBE_CUR=("current_ma", 0))
+WHOLE = dict(RUN_ID="run", REPLICATE_ID="replicate")
+
+@functools.lru_cache(16384)  # thousands of files say "10 kV"
+def _header_value(key: str, text: str) -> tuple: # pairs of name and value
+    "What one record says, under the package's names. Raises `ValueError` without the file's name."
+    what = f"${SPELLED.get(key, key)}"
+    if key in TEXTS: return ((TEXTS[key], text),)
+    if key in NUMBERS: return ((NUMBERS[key][0], _leading_number(text, what, NUMBERS[key][1])),)
+    if key in WHOLE: return ((WHOLE[key], int(m[0])),) if (m := re.search(r"\d{1,9}", text)) else ()
+    if key == "MEAS_TIM": return tuple(zip(("live_s", "real_s"), (_leading_number(part, what, 0) for part in text.split())))
+    if key == "DATE_MEA": return (("date", iso),) if (iso := _iso_date(text)) else (("note", f"{what} is {text[:30]!r}, no date MM-DD-YYYY"),)
+    return ()
+
+SPELLED = {"X_POSITION": "X_Position", "Y_POSITION": "Y_Position", "SLIT_DC": "Slit_DC", "SLIT_CC": "Slit_CC", "TOTALCPS": "TotalCPS"}
 
 def _header_info(records: dict[str, str], where: str) -> dict:
     "What a header says, under the package's names; `note` where something could not be read."
-    info = {name: records[key.upper()] for key, name in TEXTS.items() if key.upper() in records}
-    info |= {name: _leading_number(records[key.upper()], "$" + key, where, least) for key, (name, least) in NUMBERS.items() if key.upper() in records}
-    info |= {name: int(m[0]) for key, name in WHOLE.items() if (m := re.search(r"\d{1,9}", records.get(key.upper(), "")))}
-    if "MEAS_TIM" in records: info |= _times(records["MEAS_TIM"], where)
-    date = records.get("DATE_MEA", "")
-    if date: info |= dict(date=iso) if (iso := _iso_date(date)) else dict(note=f"$DATE_MEA is {date[:30]!r}, no date MM-DD-YYYY")
+    try: info = {name: value for key, text in records.items() for name, value in _header_value(key, text)}
+    except ValueError as e: raise ValueError(f"{where}: {e}") from None
     if info.get("cps") == 0: del info["cps"]  # 0 stands for unknown
     return info
-
-# %% ../nbs/02_scanners.ipynb #2face0c6
-def _times(text: str, where: str) -> dict:
-    "Live and real time in seconds."
-    parts = text.split()
-    return {name: _leading_number(part, "$MEAS_TIM", where, 0) for name, part in zip(("live_s", "real_s"), parts)}
 
 # %% ../nbs/02_scanners.ipynb #491e88a1
 MOST_CHANNELS = 65536
@@ -361,20 +359,18 @@ def _careful_counts(tokens: list[bytes], where: str) -> np.ndarray: # (C,) int64
 WHOLE_NUMBER = re.compile(rb"\+?(\d+)(?:\.0*)?")
 
 # %% ../nbs/02_scanners.ipynb #9706f48e
+DIGITS = b"0123456789 \t\r\n\x0b\x0c"
+
 def _counts(body: bytes, where: str) -> np.ndarray: # (C,) int32; int64 where they are larger
     "The counts behind $DATA:, as many as declared. Raises `ValueError`."
     line, _, rest = body.lstrip().replace(b"\r", b"\n").partition(b"\n")
     rest, _, behind = rest.partition(b"$")
     n = _declared(line.split(), where)
     if b"$DATA:" in b"$" + behind: raise ValueError(f"{where}: $DATA: stands twice; expected one spectrum in a file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy warns of what it could not read
-            counts = np.fromstring(rest, dtype=np.int64, sep=" ") if rest.strip() else np.empty(0, np.int64)
-    except (DeprecationWarning, ValueError): counts = _careful_counts(rest.split(), where)
+    plain = rest.strip() and not rest.translate(None, DIGITS)  # else numpy would stop in the middle
+    counts = np.fromstring(rest, dtype=np.int64, sep=" ") if plain else _careful_counts(rest.split(), where)
     if len(counts) != n: raise ValueError(f"{where}: has {len(counts)} counts; expected {n}, as $DATA: declares")
-    if counts.min() < 0 or counts.max() >= 2**31: return _careful_counts(rest.split(), where)
-    return counts.astype(np.int32)
+    return counts.astype(np.int32) if counts.max() < 2**31 else _careful_counts(rest.split(), where)
 
 # %% ../nbs/02_scanners.ipynb #cc437d90
 DATA = re.compile(rb"^[^\S\n]*\$DATA:", re.M | re.I)
@@ -410,27 +406,28 @@ def _new_style(stem: str) -> dict:
 
 # %% ../nbs/02_scanners.ipynb #3499844c
 CORE_AND_SECTION = re.compile(r"(?P<core>.+)_(?P<section>\d{1,6}[A-Za-z]?|\d{0,6}TC\d*)(?=\s|$)", re.I)
-TOKENS = {"live_s": re.compile(r"(?<!\S)(\d+(?:[.,]\d+)?)\s?s\b"), "voltage_kv": re.compile(r"(?<!\S)(\d+(?:[.,]\d+)?)\s?kV\b", re.I), "current_ma": re.compile(r"(?<!\S)(\d+(?:[.,]\d+)?)\s?uA\b", re.I)}
-LENGTH = re.compile(r"(?<!\S)(DC|CC|X|Y)?\s?(-?\d+(?:[.,]\d+)?)\s?mm\b", re.I)
-COUNTERS = {"run": re.compile(r"\bRun\s?(\d+)", re.I), "replicate": re.compile(r"\bRep\s?(\d+)", re.I)}
+UNITS = {"s": ("live_s", 1.0), "kv": ("voltage_kv", 1.0), "ua": ("current_ma", 0.001)}
+TOKEN = re.compile(r"(?<!\S)(?:(DC|CC|X|Y)?\s?(-?\d+(?:[.,]\d+)?)\s?(mm|s|kV|uA)|(Run|Rep)\s?(\d+))\b", re.I)
+
+@functools.lru_cache(16384)
+def _tokens(rest: str) -> tuple: # pairs of name and value; the name of a bare length is ""
+    "What stands behind core and section in an old-style name."
+    found = []
+    for prefix, number, unit, counter, count in TOKEN.findall(rest):
+        if counter: found.append(("run" if counter.lower() == "run" else "replicate", int(count)))
+        elif unit.lower() == "mm": found.append((LENGTHS.get(prefix.upper(), ""), _plain_number(number)))
+        elif not prefix: found.append((UNITS[unit.lower()][0], _plain_number(number) * UNITS[unit.lower()][1]))
+    return tuple(found)
+
+LENGTHS = {"DC": "slit_dc_mm", "CC": "slit_cc_mm", "X": "x_mm", "Y": "y_mm"}
 
 def _old_style(stem: str) -> dict:
     "What an old-style name says."
     m = CORE_AND_SECTION.match(stem)
-    info = m.groupdict() if m else {}
-    rest = stem[m.end():] if m else stem
-    info |= {k: _plain_number(found[1]) for k, pattern in TOKENS.items() if (found := pattern.search(rest))}
-    if "current_ma" in info: info["current_ma"] /= 1000
-    info |= _lengths(LENGTH.findall(rest))
-    return info | {k: int(found[1]) for k, pattern in COUNTERS.items() if (found := pattern.search(rest))}
-
-# %% ../nbs/02_scanners.ipynb #29beb5bd
-def _lengths(found: list[tuple[str, str]]) -> dict: # pairs of prefix and number
-    "Positions and slit sizes: X first, then Y, where no prefix says."
-    named = {"DC": "slit_dc_mm", "CC": "slit_cc_mm", "X": "x_mm", "Y": "y_mm"}
-    info = {named[prefix.upper()]: _plain_number(number) for prefix, number in found if prefix}
+    found = _tokens(stem[m.end():] if m else stem)
+    info = (m.groupdict() if m else {}) | {name: value for name, value in reversed(found) if name}
     free = [name for name in ("x_mm", "y_mm") if name not in info]
-    return info | dict(zip(free, (_plain_number(number) for prefix, number in found if not prefix)))
+    return info | dict(zip(free, (value for name, value in found if not name)))
 
 # %% ../nbs/02_scanners.ipynb #b42c7ce0
 def parse_avaatech_name(
@@ -451,7 +448,7 @@ def _merge_sources(header: dict, name: dict) -> dict:
     "Header and name as one, with a note on what they disagree about."
     name = {k: v for k, v in name.items() if v != ""}
     if "core" in name and not header.get("core", "0").strip("0"): header = {k: v for k, v in header.items() if k != "core"}
-    both = [k for k in header if k in name and k != "date" and _differ(header[k], name[k])]
+    both = [k for k, v in name.items() if k in header and header[k] != v and k != "date" and _differ(header[k], v)]
     notes = ([header["note"]] if "note" in header else []) + [f"{k}: {header[k]!r} in the header, {name[k]!r} in the name" for k in both]
     return name | header | (dict(note="; ".join(notes)) if notes else {})
 
