@@ -5,6 +5,7 @@
 # %% ../nbs/00_energy.ipynb #2449734c
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -389,6 +390,11 @@ def _search(nominal: EnergyAxis, lines: pd.DataFrame, detector: Detector) -> _Se
     half = np.rint(detector.fwhm_kev(nominal.centers[seen].clip(0)) / nominal.gain_kev / 2).astype(int).clip(1)
     return _Search(nominal, marks, detector.fwhm_kev(energies), n, candidates, seen, half, combs[seen], windows)
 
+@functools.lru_cache(8)
+def _usual_search(nominal: EnergyAxis, tube: Tube, detector: Detector) -> _Search | None:
+    "The same for the usual lines of a tube, prepared once: it takes as long as a thousand fits."
+    return _search(nominal, calibration_lines(tube), detector)
+
 # %% ../nbs/00_energy.ipynb #9ffe39ae
 SIGNIFICANT, POSITION_LIMIT_KEV = 5.0, 0.02
 
@@ -448,12 +454,13 @@ def _verdict(fit: dict[str, np.ndarray], search: _Search) -> tuple[np.ndarray, n
     return rms, np.select(list(reasons.values()), list(reasons), "").astype(object)
 
 # %% ../nbs/00_energy.ipynb #455a8ae9
-def _checked_input(counts: np.ndarray, nominal: EnergyAxis, lines: pd.DataFrame | None, tube: Tube) -> tuple[np.ndarray, pd.DataFrame]:
+def _checked_input(counts: np.ndarray, nominal: EnergyAxis, lines: pd.DataFrame | None) -> tuple[np.ndarray, pd.DataFrame | None]:
     "The counts (B, C) and the lines, or a `ValueError`."
-    counts, lines = np.asarray(counts), calibration_lines(tube) if lines is None else lines
+    counts = np.asarray(counts)
     if counts.ndim != 2 or counts.shape[1] != nominal.n_channels: raise ValueError(f"counts have shape {counts.shape}; expected (spectra, {nominal.n_channels})")
     if counts.dtype.kind not in "iuf": raise ValueError(f"counts are of type {counts.dtype}; expected numbers")
     if counts.size and not (np.isfinite(counts.min()) and np.isfinite(counts.max()) and counts.min() >= 0): raise ValueError(f"counts reach from {counts.min()} to {counts.max()}; expected finite numbers of at least 0")
+    if lines is None: return counts, None
     lacking = {"element", "line", "energy_kev"} - set(getattr(lines, "columns", ()))
     if lacking: raise ValueError(f"lines lack {sorted(lacking)}; expected a table as from calibration_lines")
     return counts, lines if "mark" in lines else lines.assign(mark=True)
@@ -469,8 +476,8 @@ def fit_axes(
     detector: Detector = Detector(), # decides how wide they are
 ) -> pd.DataFrame: # B rows: gain_kev, offset_kev, n_lines, rms_kev, trusted, note
     "Gain and offset of each spectrum, fitted on its lines; nominal, with the reason, where the fit is not to be trusted."
-    counts, lines = _checked_input(counts, nominal, lines, tube)
-    search = _search(nominal, lines, detector)
+    counts, lines = _checked_input(counts, nominal, lines)
+    search = _usual_search(nominal, tube, detector) if lines is None else _search(nominal, lines, detector)
     parts = [_axes_frame(_fit_lines(counts[i:i + CHUNK], search), search) for i in range(0, len(counts), CHUNK)] if search else []
     return pd.concat(parts, ignore_index=True) if parts else _no_axes(len(counts), nominal)
 
@@ -508,7 +515,8 @@ def fit_axis(
     "The energy axis of one spectrum, fitted on its lines; nominal, with the reason, where the fit is not to be trusted."
     if np.ndim(counts) != 1: raise ValueError(f"counts have shape {np.shape(counts)}; expected one spectrum, ({nominal.n_channels},)")
     row = fit_axes(np.asarray(counts)[None], nominal, lines, tube, detector).iloc[0]
-    search = _search(nominal, _checked_input(np.asarray(counts)[None], nominal, lines, tube)[1], detector)
+    lines = _checked_input(np.asarray(counts)[None], nominal, lines)[1]
+    search = _usual_search(nominal, tube, detector) if lines is None else _search(nominal, lines, detector)
     table = _lines_table(_fit_lines(np.asarray(counts)[None], search), search) if search else _lines_table(None, None)
     return AxisFit(EnergyAxis(float(row.gain_kev), float(row.offset_kev), nominal.n_channels), bool(row.trusted), table, row.note)
 
