@@ -5,7 +5,7 @@
 # %% ../nbs/02_scanners.ipynb #459e7870
 from __future__ import annotations
 
-import csv, datetime, difflib, functools, gc, hashlib, html, inspect, io, itertools, os, re, tempfile, warnings, zipfile, zlib
+import datetime, difflib, functools, gc, hashlib, html, inspect, itertools, os, re, tempfile, warnings, zipfile, zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,195 +16,19 @@ import pandas as pd
 
 from .energy import N_CHANNELS, EnergyAxis, Tube, fit_axes, fit_axis
 from .spectra import Spectra, cache_folder, flag_quality, measure_counts, quality_flags, write_parquet
+from .tables import (FEWEST_CHANNELS, TARGET_WORDS, TO_MM, channel_columns, decode_text, existing_path, first_cells, head_lines, in_units, is_baxil, is_itrax_results, is_missing, is_workbook,
+                           load_table, looks_like_table, read_areas, read_head, read_itrax_results, split_lines, standard_columns, standard_name, to_numbers)
 
 # %% auto #0
-__all__ = ['SEPARATORS', 'MISSING', 'FEWEST_CHANNELS', 'PERCENT', 'UNIT', 'HEADER', 'CORE_WORDS', 'DEPTH_WORDS', 'TARGET_WORDS',
-           'TO_MM', 'TO_WT', 'RECORD', 'NUMBER', 'TEXTS', 'NUMBERS', 'WHOLE', 'SPELLED', 'MOST_CHANNELS',
-           'WHOLE_NUMBER', 'DIGITS', 'DATA', 'NEW_STYLE', 'CORE_AND_SECTION', 'UNITS', 'TOKEN', 'LENGTHS', 'SAID',
-           'HEAD', 'MOST_RATIO', 'MOST_UNPACKED', 'BATCH', 'TEXT', 'PARALLEL_FROM', 'COLUMNS', 'ITRAX_TABLE', 'MONTHS',
-           'RESULTS_NAMES', 'IN_UNITS', 'ITRAX_GAIN_KEV', 'LINE_COLUMN', 'QUANTITIES', 'AREA_NAMES', 'LAST_EXCEL_DAY',
-           'PDZ_NAMES', 'FORMATS', 'AVAATECH_START', 'CACHE_FROM', 'SLICE', 'standard_name', 'NotSpectra', 'read_table',
-           'parse_avaatech', 'parse_avaatech_name', 'section_top', 'Report', 'File', 'read_avaatech', 'read_itrax',
-           'read_areas', 'read_xpt', 'read_hub', 'read_pdz', 'Format', 'register', 'read', 'ingest', 'read_labels',
-           'join_labels']
+__all__ = ['RECORD', 'NUMBER', 'TEXTS', 'NUMBERS', 'WHOLE', 'SPELLED', 'MOST_CHANNELS', 'WHOLE_NUMBER', 'DIGITS', 'DATA',
+           'NEW_STYLE', 'CORE_AND_SECTION', 'UNITS', 'TOKEN', 'LENGTHS', 'SAID', 'MOST_RATIO', 'MOST_UNPACKED', 'BATCH',
+           'TEXT', 'PARALLEL_FROM', 'COLUMNS', 'ITRAX_TABLE', 'MONTHS', 'ITRAX_GAIN_KEV', 'PDZ_NAMES', 'FORMATS',
+           'AVAATECH_START', 'CACHE_FROM', 'SLICE', 'NotSpectra', 'read_table', 'parse_avaatech', 'parse_avaatech_name',
+           'section_top', 'Report', 'File', 'read_avaatech', 'read_itrax', 'read_xpt', 'read_hub', 'read_pdz', 'Format',
+           'register', 'read', 'ingest', 'read_labels', 'join_labels', 'read_areas', 'standard_name']
 
-# %% ../nbs/02_scanners.ipynb #76663d82
-SEPARATORS = (";", "\t", ",", "|", " ")
-
-def _cells(lines: list[str], separator: str) -> list[list[str]]:
-    "Lines cut into cells, quotes and blanks taken off; `ValueError` for what cannot be cut."
-    try: return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator, skipinitialspace=True)]
-    except csv.Error as e: raise ValueError(f"no table of text: {e}") from None
-
-# %% ../nbs/02_scanners.ipynb #a7be6991
-def _separator(
-    lines: list[str], # some lines from the top of the file
-) -> str | None: # None if the lines make no table
-    "The character that cuts most lines into as many cells as the first one, at least two."
-    widths = {sep: [len(row) for row in _cells(lines, sep)] for sep in SEPARATORS}
-    like = {sep: (w.count(w[0]) / len(w), w[0]) for sep, w in widths.items() if w and w[0] > 1}
-    fits = {sep: score for sep, score in like.items() if score[0] > 0.5}
-    return max(fits, key=fits.get) if fits else None
-
-# %% ../nbs/02_scanners.ipynb #971deab1
-def _decimal(rows: list[list[str]]) -> str:
-    "The decimal mark of the numbers in some cells; `ValueError` if there are both kinds."
-    found = {mark: next((c for row in rows for c in row if re.fullmatch(rf"[-+]?\d*{re.escape(mark)}\d+([eE][-+]?\d+)?", c)), None) for mark in ".,"}
-    if all(found.values()): raise ValueError(f"decimal marks of both kinds: {found['.']!r} and {found[',']!r}; expected one, or the option decimal='.' or ','")
-    return "," if found[","] else "."
-
-# %% ../nbs/02_scanners.ipynb #10046a2f
-def _text(
-    path: Path, # any file
-    most: int = -1, # read no more than this many bytes
-) -> str | None: # None: not a text file
-    "The text of a file, or of its beginning."
-    with open(path, "rb") as file: data = file.read(most)
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")): return data.decode("utf-16", errors="replace")
-    if b"\0" in data: return None
-    try: return data.decode("utf-8-sig")
-    except UnicodeDecodeError as e: return data.decode("utf-8-sig", errors="ignore") if most > 0 and e.start > len(data) - 4 else data.decode("cp1252", errors="replace")
-
-# %% ../nbs/02_scanners.ipynb #b7f98076
-MISSING = ("", "na", "nan", "n/a", "null", "none", "-", "--", "nd", "n.d.", "n.a.", "#n/a")
-
-def _is_missing(cells: pd.Series) -> pd.Series:
-    "True where a cell holds nothing, or a word for nothing."
-    return cells.isna() | cells.astype(str).str.strip().str.lower().isin(MISSING)
-
-# %% ../nbs/02_scanners.ipynb #337f0a23
-def _to_numbers(cells: pd.Series, decimal: str = ".") -> pd.Series:
-    "Cells as floats; NaN where a cell is no number (a date is none)."
-    if pd.api.types.is_numeric_dtype(cells): return cells.astype(float)
-    text = cells.where(~_is_missing(cells), None).astype(object).map(lambda c: c.strip().replace(decimal, ".") if isinstance(c, str) else c if isinstance(c, (int, float, np.number)) else None)
-    return pd.to_numeric(text, errors="coerce").astype(float)
-
-# %% ../nbs/02_scanners.ipynb #327b8762
-def _as_numbers_if_all(cells: pd.Series, decimal: str) -> pd.Series:
-    "A column as numbers where every cell is one; else as it was, empty cells missing."
-    numbers, empty = _to_numbers(cells, decimal), _is_missing(cells)
-    coded = cells.astype(str).str.strip().str.fullmatch(r"0\d+").any()
-    return numbers if (numbers.notna() | empty).all() and not empty.all() and not coded else cells.where(cells.astype(str).str.strip() != "", None)
-
-# %% ../nbs/02_scanners.ipynb #b9a48fde
-FEWEST_CHANNELS = 16
-
-def _channels(columns: list[str]) -> dict[int, str]: # channel number: column name, ascending
-    "The columns whose names are channel numbers; none if there are too few to be spectra."
-    matches = {c: re.fullmatch(r"(?:ch|channel)?[ _]?(\d+)", str(c).strip(), re.I) for c in columns}
-    numbered = {int(m[1]): c for c, m in matches.items() if m}
-    return dict(sorted(numbered.items())) if len(numbered) >= FEWEST_CHANNELS else {}
-
-# %% ../nbs/02_scanners.ipynb #3fbf1083
-def _layout(path: Path, separator: str | None, decimal: str | None) -> tuple[list[str], str, str]:
-    "Lines, separator and decimal mark of a text table; `ValueError` that names the file and the line that does not fit."
-    lines = [line.strip(" ") for line in (_text(path) or "").splitlines() if line.strip()]
-    separator = separator or _separator(lines[:20])
-    if separator is None or not lines: raise ValueError(f"{path}: no table; expected lines of cells, as many in each line, with one of {SEPARATORS} between them")
-    width = len(_cells(lines[:1], separator)[0])
-    odd = next((i for i, line in enumerate(lines) if len(_cells([line], separator)[0]) != width), None)
-    if odd is not None: raise ValueError(f"{path}: line {odd + 1} of text has {len(_cells(lines[odd:odd + 1], separator)[0])} cells; expected {width}, as in the header")
-    try: return lines, separator, decimal or _decimal(_cells(lines[1 : 2 + 500_000 // width], separator))
-    except ValueError as e: raise ValueError(f"{path}: {e}") from None
-
-# %% ../nbs/02_scanners.ipynb #59e3f160
-def _csv(path: Path, separator: str | None = None, decimal: str | None = None) -> pd.DataFrame:
-    "A text table; columns of counts as numbers, others as numbers where all of their cells are."
-    lines, separator, decimal = _layout(path, separator, decimal)
-    names = _unique([name or f"column {i}" for i, name in enumerate(_cells(lines[:1], separator)[0])], path)
-    counts = set(_channels(names).values())
-    try: table = pd.read_csv(io.StringIO("\n".join(lines)), sep=r"\s+" if separator == " " else separator, decimal=decimal, names=names, header=0, index_col=False, skipinitialspace=True,
-                        dtype={n: str for n in names if n not in counts}, keep_default_na=False, na_values={n: [""] for n in counts})
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise ValueError(f"{path}: cannot be cut into cells ({str(e).strip()[:80]}); expected as many in each line as in the header") from None
-    return _typed(table, counts, decimal)
-
-# %% ../nbs/02_scanners.ipynb #6fe8010a
-def _typed(table: pd.DataFrame, counts: set, decimal: str) -> pd.DataFrame:
-    "All columns but the counts as numbers, where all of their cells are."
-    known = pd.DataFrame({c: _as_numbers_if_all(table[c], decimal) for c in table.columns if c not in counts}, index=table.index)
-    typed = pd.concat([known, table[[c for c in table.columns if c in counts]]], axis=1)
-    typed.attrs["decimal"] = decimal
-    return typed
-
-# %% ../nbs/02_scanners.ipynb #bffb0a7c
-def _unique(names: list[str], path: Path) -> list[str]:
-    "The names, or a `ValueError` if one stands twice."
-    twice = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
-    if twice: raise ValueError(f"{path}: the header has {twice[:3]} more than once; expected unique names")
-    return names
-
-# %% ../nbs/02_scanners.ipynb #3dfb82c5
-def _is_excel(path: Path) -> bool:
-    "True for a zip archive that holds a workbook."
-    try:
-        with zipfile.ZipFile(path) as archive: return any(name.startswith("xl/workbook") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError): return False
-
-# %% ../nbs/02_scanners.ipynb #1c95e056
-def _excel(path: Path, sheet: str | int = 0, decimal: str | None = None) -> pd.DataFrame:
-    "One sheet of a workbook."
-    try: book = pd.ExcelFile(path)
-    except ImportError: raise ValueError(f"{path}: a workbook, and openpyxl is not installed; expected that package (pip install openpyxl), or the sheet saved as csv") from None
-    except Exception as e: raise ValueError(f"{path}: cannot be read as a workbook ({type(e).__name__}: {str(e)[:80]}); expected a whole one, saved by a spreadsheet program") from None
-    with book:
-        names = book.sheet_names
-        if sheet not in names and sheet not in range(len(names)): raise ValueError(f"{path}: no sheet {sheet!r}; found {names}")
-        if len(names) > 1 and sheet == 0: warnings.warn(f"{path}: read sheet {names[0]!r} of {names}; choose with sheet=", stacklevel=4)
-        table = pd.read_excel(book, sheet_name=sheet, dtype=object, keep_default_na=False)
-    if not len(table): raise ValueError(f"{path}: sheet {sheet!r} is empty; expected a header and rows below it")
-    table.columns = _unique([str(c).strip() for c in table.columns], path)
-    text = [[c] for name in table if name not in _channels(table.columns).values() for c in table[name] if isinstance(c, str)]
-    return _typed(table, set(_channels(table.columns).values()), decimal or _decimal(text))
-
-# %% ../nbs/02_scanners.ipynb #11a26907
-def _table(path: Path, sheet: str | int = 0, separator: str | None = None, decimal: str | None = None) -> pd.DataFrame:
-    "A text table or a sheet of a workbook, by content."
-    whole = _is_excel(path)
-    if not whole and path.read_bytes()[:4] == b"PK\x03\x04": raise ValueError(f"{path}: starts as a workbook or zip archive, and cannot be opened as a workbook; expected a whole one")
-    return _excel(path, sheet, decimal) if whole else _csv(path, separator, decimal)
-
-# %% ../nbs/02_scanners.ipynb #901e8b4b
-PERCENT = r"(?:wt|weight|mass)?\.?[\s_-]*%"
-UNIT = rf"{PERCENT}|percent|mg/g|g/kg|ppm|mm|cm|m"
-HEADER = re.compile(rf"(.+?)(?:[\s_]*[\[(]\s*({UNIT})\s*[\])]|[\s_]+({UNIT})|({PERCENT}))", re.I)
-
-# %% ../nbs/02_scanners.ipynb #64eee895
-def _name_and_unit(header: str) -> tuple[str, str]: # name, unit ("" where none is stated)
-    "A header cut into its name and its unit, both in lower case, letters and digits only."
-    text = re.sub(rf"^({PERCENT})\s*(\w.*)$", r"\2 \1", header.strip(), flags=re.I)
-    m = HEADER.fullmatch(text)
-    name, unit = (m[1], m[2] or m[3] or m[4]) if m else (text, "")
-    return re.sub(r"[^a-z0-9]", "", name.lower().replace("₃", "3")), re.sub(r"[\s_.-]|wt|weight|mass", "", unit.lower()).replace("percent", "%")
-
-# %% ../nbs/02_scanners.ipynb #2bf4b18a
-CORE_WORDS = ("core", "coreid", "corename", "corelabel")
-DEPTH_WORDS = ("depth", "middepth", "coredepth", "compositedepth", "sampledepth", "depthmid", "depthincore", "depthsediment")
-TARGET_WORDS = dict(caco3="CaCO3", carbonate="CaCO3", calciumcarbonate="CaCO3", toc="TOC", corg="TOC", organiccarbon="TOC", totalorganiccarbon="TOC",
-                    tc="TC", totalcarbon="TC", tic="TIC", tn="TN", totalnitrogen="TN", opal="opal", biogenicopal="opal")
-TO_MM, TO_WT = dict(mm=1.0, cm=10.0, m=1000.0), {"": 1.0, "%": 1.0, "mg/g": 0.1, "g/kg": 0.1, "ppm": 1e-4}
-
-def standard_name(
-    header: str, # as in the file
-) -> tuple[str, float]: # standard name, factor to mm or wt%
-    "The package's name for a column and the factor that its unit needs; the header itself and 1 where it is not known."
-    name, unit = _name_and_unit(str(header))
-    if name in CORE_WORDS: return "core", 1.0
-    if name in DEPTH_WORDS and unit in TO_MM: return "depth_mm", TO_MM[unit]
-    if name in TARGET_WORDS and unit in TO_WT: return TARGET_WORDS[name], TO_WT[unit]
-    return str(header).strip(), 1.0
-
-# %% ../nbs/02_scanners.ipynb #1f4c5e67
-def _renamed(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, dict[str, float]]: # table, {standard name: factor}
-    "The table under standard names, and the factors its columns still need."
-    wanted = {c: standard_name(c) for c in table.columns}
-    exact = {name for c, (name, _) in wanted.items() if name == c}
-    names, factors = {}, {}
-    for column, (name, factor) in wanted.items():
-        taken = name in names.values() or (name in exact and name != column)
-        if taken: warnings.warn(f"{where}: more than one column means {name!r}; {column!r} is left as it is", stacklevel=4)
-        names[column] = str(column) if taken else name
-        if not taken and name in ("depth_mm", *TARGET_WORDS.values()): factors[name] = factor
-    return table.rename(columns=names), factors
+# %% ../nbs/02_scanners.ipynb #b6bcd201
+_all_ = ["read_areas", "standard_name"]
 
 # %% ../nbs/02_scanners.ipynb #28146e98
 class NotSpectra(ValueError):
@@ -218,21 +42,14 @@ def read_table(
     decimal: str | None = None, # None: found out
 ) -> Spectra: # (B, C)
     "Read spectra from a plain table. Raises `ValueError` that names the file, the column and the row."
-    path = _existing(path)
-    table = _table(path, sheet, separator, decimal)
-    channels = _channels(table.columns)
+    path = existing_path(path)
+    table = load_table(path, sheet, separator, decimal)
+    channels = channel_columns(table.columns)
     if not channels: raise NotSpectra(f"{path}: no columns of counts; found {list(table.columns)[:8]}, expected columns named 0, 1, 2 ... (a table of laboratory values is for `join_labels`)")
     _check_complete(channels, path)
     counts = np.stack([_count_column(table[c], c, path) for c in channels.values()], axis=1)
-    info = _in_units(table.drop(columns=list(channels.values())), str(path))
+    info = in_units(table.drop(columns=list(channels.values())), str(path))
     return _spectra(counts, info, axis or EnergyAxis(n_channels=len(channels)), path)
-
-# %% ../nbs/02_scanners.ipynb #4c9d5690
-def _existing(path: str | Path) -> Path:
-    "The path, or a `ValueError` if nothing is there."
-    path = Path(path)
-    if not path.exists(): raise ValueError(f"{path}: no such file or folder")
-    return path
 
 # %% ../nbs/02_scanners.ipynb #7248328c
 def _check_complete(channels: dict[int, str], path: Path) -> None:
@@ -250,12 +67,7 @@ def _count_column(cells: pd.Series, name: str, path: Path) -> np.ndarray:
     if len(bad): raise ValueError(f"{path}: row {bad[0]}, column {name!r}: found '{cells.iloc[bad[0]]}'; expected a count")
     return numbers.to_numpy()
 
-# %% ../nbs/02_scanners.ipynb #fe4296b0
-def _in_units(table: pd.DataFrame, where: str) -> pd.DataFrame:
-    "The table under standard names, numbers in mm and wt%; a column with text in it stays text, and `targets` will name the row."
-    table, factors = _renamed(table, where)
-    return table.assign(**{name: table[name] * factor for name, factor in factors.items() if pd.api.types.is_numeric_dtype(table[name])})
-
+# %% ../nbs/02_scanners.ipynb #6159280f
 def _spectra(counts, info, axis, path) -> Spectra:
     "Spectra, with the file's name in the error if they are none."
     try: return Spectra(counts, info, axis)
@@ -276,17 +88,11 @@ def _records(
 ) -> dict[str, str]: # keys in capitals; records without a value are left out
     "The header's keys and values. Raises `ValueError` for a key that says two things."
     records = {}
-    for key, value in RECORD.findall(_decoded(head).replace("\r\n", "\n").replace("\r", "\n")):
+    for key, value in RECORD.findall(decode_text(head, where).replace("\r\n", "\n").replace("\r", "\n")):
         name, text = key.upper(), value.strip()
         if records.get(name, text) != text: raise ValueError(f"{where}: ${key} stands twice, with {records[name][:40]!r} and {text[:40]!r}; expected one value")
         if text: records[name] = text
     return records
-
-# %% ../nbs/02_scanners.ipynb #bcdc69ea
-def _decoded(data: bytes) -> str:
-    "Text in UTF-8 or, where it is not that, in Windows' code page 1252."
-    try: return data.decode("utf-8-sig")
-    except UnicodeDecodeError: return data.decode("cp1252", errors="replace")
 
 # %% ../nbs/02_scanners.ipynb #df65dafb
 NUMBER = re.compile(r"[-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?(?![\w.,])|[-+]?\d+(?:[.,]\d*)?(?=[a-zA-Z]{1,2}\b)")
@@ -630,31 +436,12 @@ def _kind_of(entry: os.DirEntry) -> tuple[str, os.stat_result | None]:
         return "a broken link" if entry.is_symlink() else "neither a file nor a folder", None
     except OSError as e: return f"cannot be looked at ({e.strerror})", None
 
-# %% ../nbs/02_scanners.ipynb #96f3112d
-HEAD = 1 << 16
-
-def _head(path: str | Path, most: int = HEAD) -> bytes:
-    "The first bytes of a file; by the system's own calls, which for small files takes a third of the time of `open`."
-    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try: return os.read(file, most)
-    finally: os.close(file)
-
-def _whole(path: str | Path, size: int) -> bytes: # size in bytes, as it was when the folder was listed
-    "All bytes of a file."
-    data = _head(path, size + 1)
-    return data if len(data) == size else Path(path).read_bytes()  # it has changed, or the system gave it in pieces
-
-def _first_line(head: bytes) -> str:
-    "The first line of a text, \"\" for what is none."
-    text = head.decode("utf-16", errors="ignore") if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "" if b"\0" in head else _decoded(head)
-    return next((line for line in text.splitlines() if line.strip()), "")
-
 # %% ../nbs/02_scanners.ipynb #9008f539
 MOST_RATIO, MOST_UNPACKED = 200, 64 << 30
 
 def _is_zip(path: Path) -> bool:
     "True for a zip archive that is no workbook."
-    try: return path.is_file() and zipfile.is_zipfile(path) and not _is_excel(path)
+    try: return path.is_file() and zipfile.is_zipfile(path) and not is_workbook(path)
     except (zipfile.BadZipFile, OSError): return False
 
 def _check_sizes(archive: zipfile.ZipFile, where: str) -> None:
@@ -676,7 +463,7 @@ def _unpack(
         with zipfile.ZipFile(path) as archive:
             _check_sizes(archive, str(path))
             for member in (m for m in archive.infolist() if not m.is_dir()):
-                if _leads_outside(member.filename): refused.append(_row(member.filename, "failed", f"the name leads outside of the archive; expected one within")); continue
+                if _leads_outside(member.filename): refused.append(_row(member.filename, "failed", "the name leads outside of the archive; expected one within")); continue
                 archive.extract(member, into)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as e:
         raise ValueError(f"{path}: cannot be unpacked ({str(e)[:120]}); expected a whole zip archive without a password") from None
@@ -697,6 +484,11 @@ def _uncollected():
     gc.disable()
     try: yield
     finally: gc.enable() if was else None
+
+def _whole(path: str | Path, size: int) -> bytes: # size in bytes, as it was when the folder was listed
+    "All bytes of a file."
+    data = read_head(path, size + 1)
+    return data if len(data) == size else Path(path).read_bytes()  # it has changed, or the system gave it in pieces
 
 def _read_batch(
     files: list[tuple[str, str, int]], # path, name and size of each
@@ -752,7 +544,7 @@ def _read_all(
     with tqdm(total=len(files), desc="reading", unit="file", delay=2) as bar:
         for number, (stack, table, failed) in enumerate(done):
             counts.append(stack if aside is None else _put_aside(stack, aside / f"{number}.npy"))
-            tables.append(table.assign(batch=number, row=np.arange(len(table)), filename=[batches[number][at].name for at in table["at"]]))
+            tables.append(table.assign(batch=number, row=np.arange(len(table)), filename=pd.Series([batches[number][at].name for at in table["at"]], index=table.index, dtype=object)))
             failures += [(batches[number][at].name, note) for at, note in failed]
             bar.update(len(batches[number]))
     table = pd.concat([t for t in tables if len(t)], ignore_index=True) if any(map(len, tables)) else tables[0]
@@ -806,6 +598,7 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(**missing, folder=table["filename"].map(os.path.dirname))
     for column, unknown in (("core", "unnamed"), ("section", ""), ("date", "")): table[column] = table[column].astype(object).fillna(unknown).astype(str)
     parts = [table["folder"] + "/" + table["core"] + "_" + table["section"], table["run"].map(lambda r: f" run {r:g}" if pd.notna(r) else ""), table["voltage_kv"].map(lambda v: f" {v:g} kV" if pd.notna(v) else "")]
+    if "energy_fitted" in table: table["energy_fitted"] = table["energy_fitted"].eq(True)
     return table.assign(scan=(parts[0] + parts[1] + parts[2]).str.lstrip("/"))
 
 def _without_superseded(table: pd.DataFrame, overlaps: bool = True, rescans: bool = True) -> pd.DataFrame:
@@ -872,7 +665,7 @@ def read_avaatech(
 ) -> Spectra: # (B, C) ordered by core and depth, with `.report`
     "Read Avaatech spectra. Raises `ValueError` if none can be read; in a folder, what fails or is left out is listed in the report."
     options = dict(voltage_kv=voltage_kv, section_unit=section_unit, zero=zero, overlap=overlap, rescans=rescans, energy=energy, n_jobs=n_jobs)
-    return _read_tree(_existing(path), options, only="Avaatech")
+    return _read_tree(existing_path(path), options, only="Avaatech")
 
 # %% ../nbs/02_scanners.ipynb #6c177d03
 def _avaatech_table(
@@ -913,25 +706,12 @@ def _avaatech_report(table: pd.DataFrame, rows: pd.DataFrame, failures: pd.DataF
     if "energy_fitted" in rows: parts["energy"] = _energy_part(info, rows["energy_note"].reset_index(drop=True))
     return Report(parts | dict(quality=_quality_part(info)), where)
 
-# %% ../nbs/02_scanners.ipynb #69b1dd04
-def _as_text(data: bytes, where: str) -> str:
-    "Bytes as text; `ValueError` for what is none."
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")): return data.decode("utf-16", errors="replace")
-    if b"\0" in data: raise ValueError(f"{where}: byte {data.index(0)} is zero, so it is a binary file; expected text")
-    try: return data.decode("utf-8-sig")
-    except UnicodeDecodeError: return data.decode("cp1252", errors="replace")
-
-# %% ../nbs/02_scanners.ipynb #46d9d440
-def _lines(text: str) -> list[str]:
-    "The lines of a text, whichever way they end."
-    return re.split(r"\r\n|\r|\n", text)
-
 # %% ../nbs/02_scanners.ipynb #3fd9cc7b
 ITRAX_TABLE = re.compile(r"channel\s*\t\s*content\s*$", re.I)
 
 def _itrax_parts(text: str, where: str) -> tuple[dict[str, tuple[str, str]], list[str]]: # {key: (value, unit)}, rows of counts
     "The header and the rows of counts."
-    lines = [line for line in _lines(text) if line.strip()]
+    lines = [line for line in split_lines(text) if line.strip()]
     start = next((i for i, line in enumerate(lines) if ITRAX_TABLE.match(line)), None)
     if start is None: raise ValueError(f"{where}: no line 'channel<TAB>content' among {len(lines)}; found {lines[0][:40] if lines else 'nothing'!r} at the top, expected it before the counts")
     return dict(_itrax_key(line.split("\t")) for line in lines[:start]), lines[start + 1:]
@@ -1024,21 +804,15 @@ def _itrax_parse(
     where: str, # its name, for messages
 ) -> tuple[np.ndarray, dict]: # (C,) counts, info
     "One Itrax spectrum. Raises `ValueError` that names file, place, what was found and what was expected."
-    header, rows = _itrax_parts(_as_text(data, where), where)
+    header, rows = _itrax_parts(decode_text(data, where), where)
     stated = _itrax_number(header, "number_mca_channels", where)
     counts = _itrax_counts(rows, int(stated) if np.isfinite(stated) else N_CHANNELS, where)
     return counts, _itrax_info(header, where)
 
-# %% ../nbs/02_scanners.ipynb #0480313a
-def _head_lines(head: bytes) -> list[str]:
-    "The first lines of a text file; none if it is not text."
-    try: return _lines(_as_text(head.removeprefix(b"\xef\xbb\xbf"), ""))
-    except ValueError: return []
-
 # %% ../nbs/02_scanners.ipynb #c3077e7b
 def _is_itrax(head: bytes) -> bool:
     "True for the beginning of an Itrax spectrum."
-    lines = _head_lines(head)
+    lines = head_lines(head)
     return any(ITRAX_TABLE.match(line) for line in lines) and any(re.match(r"(tube anode|sample name|number_mca_channels|input_count_rate)\b", line, re.I) for line in lines)
 
 # %% ../nbs/02_scanners.ipynb #65b921d7
@@ -1051,7 +825,7 @@ def _setting(text: str, key: str, where: str) -> float:
 # %% ../nbs/02_scanners.ipynb #d751f0b4
 def _settings_axis(path: Path, n_channels: int) -> EnergyAxis:
     "The energy scale that a file of settings holds."
-    text = "\n".join(_lines(_text(path) or ""))
+    text = "\n".join(split_lines(decode_text(path.read_bytes(), str(path))))
     gain, offset = _setting(text, "keV/channel", str(path)), _setting(text, "energy offset", str(path))
     try: return EnergyAxis(gain, offset, n_channels)
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
@@ -1059,91 +833,14 @@ def _settings_axis(path: Path, n_channels: int) -> EnergyAxis:
 # %% ../nbs/02_scanners.ipynb #0c67ed22
 def _is_itrax_settings(head: bytes) -> bool:
     "True for the beginning of a file of settings, with a scale in it or without."
-    return any(re.match(r"\s*(keV/channel|energy offset|FWHM slope)(\s+\d+)?\s*=|\s*\[detector parameters\]", line, re.I) for line in _head_lines(head))
-
-# %% ../nbs/02_scanners.ipynb #f230e026
-def _results_cells(path: Path) -> pd.DataFrame: # text
-    "The cells of a Results.txt; `ValueError` without header or with a row of another width."
-    lines = [(i, line.split("\t")) for i, line in enumerate(_lines(_text(path) or ""), 1) if line.strip()]
-    top = next((k for k, (_, cells) in enumerate(lines) if cells[0].strip().lower() == "filename"), None)
-    if top is None: raise ValueError(f"{path}: no header; found {[cells[0][:30] for _, cells in lines[:3]]} at the top, expected a line that begins with 'filename' and a tab")
-    names = _without_tail([c.strip() for c in lines[top][1]], 0)
-    rows = [(i, _without_tail(cells, len(names))) for i, cells in lines[top + 1:]]
-    odd = next(((i, cells) for i, cells in rows if len(cells) != len(names)), None)
-    if odd: raise ValueError(f"{path}: line {odd[0]} has {len(odd[1])} cells; expected {len(names)}, as in the header")
-    if not rows: raise ValueError(f"{path}: no rows below the header; expected one for each position")
-    return pd.DataFrame([cells for _, cells in rows], columns=_unique(names, path))
-
-# %% ../nbs/02_scanners.ipynb #f1ff9938
-def _without_tail(cells: list[str], width: int) -> list[str]:
-    "Cells without the empty ones at the end, as far as they are too many."
-    while len(cells) > width and not cells[-1].strip(): cells = cells[:-1]
-    return cells
-
-# %% ../nbs/02_scanners.ipynb #57c44edc
-def _number_column(cells: pd.Series, decimal: str, where: str) -> pd.Series: # NaN where empty
-    "A column as numbers; `ValueError` that names the first cell which is none."
-    numbers = _to_numbers(cells, decimal)
-    bad = np.flatnonzero(~np.isfinite(numbers) & ~_is_missing(cells))
-    if len(bad): raise ValueError(f"{where}: row {bad[0]}, column {cells.name!r}: found {cells.iloc[bad[0]]!r} ({len(bad)} such); expected a number")
-    return numbers
-
-# %% ../nbs/02_scanners.ipynb #545893a9
-def _validity(cells: pd.Series, where: str) -> pd.Series: # bool
-    "The column `validity` as truth values."
-    known = cells.astype(str).str.strip().str.lower().map({"1": True, "0": False, "1.0": True, "0.0": False, "true": True, "false": False})
-    bad = np.flatnonzero(known.isna())
-    if len(bad): raise ValueError(f"{where}: row {bad[0]}, column {cells.name!r}: found {cells.iloc[bad[0]]!r} ({len(bad)} such); expected 1 or 0")
-    return known.astype(bool)
-
-# %% ../nbs/02_scanners.ipynb #ef464bec
-RESULTS_NAMES = {"filename": "filename", "position": "x_mm", "sample surface": "surface_cm", "validity": "valid", "e-gain": "gain_kev", "e-offset": "offset_kev",
-                 "f-slope": "fwhm_slope", "f-offset": "fwhm_offset", "cps": "cps", "kcps": "cps", "mse": "mse", "dt": "dead_time"}
-IN_UNITS = {"kcps": 1000.0, "position (cm)": 10.0, "position (m)": 1000.0}
-
-def _results_name(column: str) -> str:
-    "The package's name for a column of Results.txt, or the column's own."
-    return RESULTS_NAMES.get(re.sub(r"\s*\((mm|cm|m)\)$", "", column.lower()), column)
-
-# %% ../nbs/02_scanners.ipynb #97cf6353
-def _read_results(path: Path) -> pd.DataFrame:
-    "Results.txt as a tidy table; see `read_areas`."
-    raw = _results_cells(path)
-    named = {_results_name(c): c for c in raw}
-    lost = [c for c in ("filename", "x_mm", "valid") if c not in named]
-    if lost: raise ValueError(f"{path}: no column for {lost}; found {list(raw.columns)[:10]}, expected filename, position (mm) and validity")
-    valid, numbers = _validity(raw[named["valid"]], str(path)), _results_numbers(raw, path)
-    areas = [c for c in numbers if c not in RESULTS_NAMES.values()]
-    numbers[areas] = numbers[areas].where(valid)
-    table = pd.concat([raw[named["filename"]].map(_base_name).rename("filename"), numbers["x_mm"].rename("depth_mm"), valid.rename("valid"), numbers.drop(columns=areas), numbers[areas]], axis=1)
-    table.attrs = dict(kind="Itrax Results.txt", quantity="area", lines=areas, notes=["depth_mm is the position on the scanner; no composite depth is known", f"{(~valid).sum()} of {len(table)} positions are not valid, their areas are missing"])
-    return table
-
-# %% ../nbs/02_scanners.ipynb #c23174cf
-def _results_numbers(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
-    "The columns of numbers of a Results.txt."
-    try: decimal = _decimal(raw.iloc[:, 1:].to_numpy().tolist())
-    except ValueError as e: raise ValueError(f"{path}: {e}") from None
-    columns = [c for c in raw if _results_name(c) not in ("filename", "valid")]
-    return pd.DataFrame({_results_name(c): _number_column(raw[c], decimal, str(path)) * IN_UNITS.get(c.lower(), 1.0) for c in columns})
-
-# %% ../nbs/02_scanners.ipynb #0b45d838
-def _base_name(path: str) -> str:
-    "The last part of a path of any system."
-    return re.split(r"[\\/]", str(path).strip())[-1]
-
-# %% ../nbs/02_scanners.ipynb #a159c3e1
-def _is_itrax_results(head: bytes) -> bool:
-    "True for the beginning of a Results.txt."
-    first = [[c.strip().lower() for c in line.split("\t")] for line in _head_lines(head)[:8]]
-    return any(cells == ["peakarea"] or (cells[0] == "filename" and "validity" in cells) for cells in first)
+    return any(re.match(r"\s*(keV/channel|energy offset|FWHM slope)(\s+\d+)?\s*=|\s*\[detector parameters\]", line, re.I) for line in head_lines(head))
 
 # %% ../nbs/02_scanners.ipynb #594efbec
 def _beside(place: Path, top: Path, recognises) -> list[Path]: # of the nearest folder that has any
     "The files of a kind in a folder, or one level up."
     for at in (place, place.parent):
         near = sorted(at.iterdir()) if (at == top or top in at.parents) and os.access(at, os.R_OK | os.X_OK) else []
-        found = [p for p in near if p.suffix.lower() in (".dfl", ".txt") and p.is_file() and os.access(p, os.R_OK) and recognises(_head(p))]
+        found = [p for p in near if p.suffix.lower() in (".dfl", ".txt") and p.is_file() and os.access(p, os.R_OK) and recognises(read_head(p))]
         if found: return found
     return []
 
@@ -1181,7 +878,7 @@ def _itrax_axis(total: np.ndarray, anode: str | None, place: Path, top: Path, se
     "The energy scale of one folder, and where it is from."
     if axis is not None and axis.n_channels != len(total): raise ValueError(f"{place}: the spectra have {len(total)} channels and axis= has {axis.n_channels}; expected as many")
     if axis is not None: return axis, "the option axis="
-    if settings is not None: return _settings_axis(_existing(settings), len(total)), f"settings {Path(settings).name}"
+    if settings is not None: return _settings_axis(existing_path(settings), len(total)), f"settings {Path(settings).name}"
     return _axis_beside(place, top, len(total)) or _results_axis(results, len(total)) or _fitted_axis(total, anode, str(place))
 
 # %% ../nbs/02_scanners.ipynb #dcc8e42f
@@ -1207,9 +904,9 @@ def _file_report(rows: list[dict], notes: list[str], where: str = "") -> Report:
 def _results_for(place: Path, top: Path, results) -> pd.DataFrame | None:
     "The Results.txt that belongs to a folder of spectra."
     if results is False: return None
-    found = [_existing(results)] if results not in (None, True) else _beside(place, top, _is_itrax_results)
+    found = [existing_path(results)] if results not in (None, True) else _beside(place, top, is_itrax_results)
     if len(found) > 1: raise ValueError(f"{place}: found {[p.name for p in found]} beside the spectra; expected one of them in results=, or results=False")
-    return _read_results(found[0]) if found else None
+    return read_itrax_results(found[0]) if found else None
 
 # %% ../nbs/02_scanners.ipynb #968a5b2d
 def _join_results(info: pd.DataFrame, table: pd.DataFrame | None, axis: EnergyAxis, per_row: bool) -> pd.DataFrame:
@@ -1298,142 +995,12 @@ def read_itrax(
     strict: bool = True, # False: list damaged files in the report and go on
 ) -> Spectra: # (B, C); `.report` lists the files
     "Read Itrax spectra. Raises `ValueError` that names the file, the place, what was found and what was expected."
-    path = _existing(path)
+    path = existing_path(path)
     options = dict(settings=settings, axis=axis, results=results, core=core, strict=strict)
     if path.is_file(): return _itrax_files([path], path.parent, path.absolute().parent.parent, **options)
-    paths = [p for p in path.rglob("*") if p.is_file() and _is_itrax(_head(p))]
+    paths = [p for p in path.rglob("*") if p.is_file() and _is_itrax(read_head(p))]
     if not paths: raise ValueError(f"{path}: found no Itrax spectrum; expected files with a header and a table 'channel<TAB>content'")
     return _itrax_files(paths, path, path.absolute().parent, **options)
-
-# %% ../nbs/02_scanners.ipynb #54e44c9d
-LINE_COLUMN = re.compile(r"([A-Z][a-z]?)\s*[-_ ]\s*([KLM][A-Za-z0-9]*)(?:\s*[-_ ]\s*(Inc|Coh))?\s+(Chi2|AreaStd|Area|cpsStd|cps)", re.I)
-QUANTITIES = {"area": "area", "areastd": "error", "chi2": "chi2", "cps": "cps", "cpsstd": "cps_error"}
-
-def _line_column(header: str) -> tuple[str, str] | None: # (line, quantity); None: no column of a line
-    "What a column of areas holds."
-    m = LINE_COLUMN.fullmatch(header.strip())
-    return (" ".join(filter(None, m.groups()[:3])), QUANTITIES[m[4].lower()]) if m else None
-
-# %% ../nbs/02_scanners.ipynb #437d6407
-AREA_NAMES = dict(spectrum="filename", livetime="live_s", realtime="real_s", coreid="core", sectionid="section", coredepth="core_depth_mm", coredepthmm="core_depth_mm", compositedepthmm="depth_mm", compositedepth="depth_mm",
-                  dateid="date", runid="run", replicateid="replicate", xposition="x_mm", yposition="y_mm", sample="sample", user="user", excitation="excitation", throughput="throughput")
-
-def _area_name(header: str) -> str:
-    "The package's name for a column that is not a line's, or the column's own."
-    return AREA_NAMES.get(re.sub(r"[^a-z0-9]", "", header.lower()), header.strip())
-
-# %% ../nbs/02_scanners.ipynb #7555e53e
-def _as_name(cell) -> str | None: # None where empty
-    "A name as text; 7.0 is 7."
-    if pd.isna(cell): return None
-    return str(int(cell)) if isinstance(cell, (int, float, np.number)) and float(cell).is_integer() else str(cell)
-
-# %% ../nbs/02_scanners.ipynb #d86230d0
-def _tidy_areas(raw: pd.DataFrame, quantity: str, kind: str, where: str) -> pd.DataFrame:
-    "Columns that describe, then a column for each line that has the quantity."
-    columns = {c: _line_column(c) for c in raw}
-    lines = {name: c for c, (name, q) in ((c, f) for c, f in columns.items() if f) if q == quantity}
-    if not lines: raise ValueError(f"{where}: no columns of {quantity!r}; found {sorted({f[1] for f in columns.values() if f}) or list(raw.columns)[:8]}, expected columns such as 'Ca-Ka Area'")
-    if len(lines) < sum(f is not None and f[1] == quantity for f in columns.values()): raise ValueError(f"{where}: a line stands in the header more than once; found {[c for c, f in columns.items() if f and f[1] == quantity]}, expected each once")
-    names = _unique([_area_name(c) for c, f in columns.items() if not f], where)
-    table = raw[[c for c, f in columns.items() if not f]].set_axis(names, axis=1)
-    table = table.assign(**{c: table[c].map(_base_name if c == "filename" else _as_name) for c in ("filename", "core", "section", "sample") if c in table})
-    values = {name: _number_column(raw[c], raw.attrs.get("decimal", "."), where) for name, c in lines.items()}
-    table = pd.concat([table, pd.DataFrame(values, index=raw.index)], axis=1)
-    table.attrs = dict(kind=kind, quantity=quantity, lines=list(lines), notes=[])
-    return table
-
-# %% ../nbs/02_scanners.ipynb #50494676
-def _flagged(table: pd.DataFrame, flags: pd.Series, what: str) -> pd.DataFrame:
-    "The table with a column `flag_duplicate` before its lines, and a remark."
-    attrs, lines = table.attrs, table.attrs["lines"]
-    table = table.drop(columns=lines).assign(flag_duplicate=flags.to_numpy(dtype=bool)).join(table[lines])
-    table.attrs = {**attrs, "notes": [*attrs["notes"], *([f"{flags.sum()} of {len(table)} rows {what}"] if flags.any() else [])]}
-    return table
-
-# %% ../nbs/02_scanners.ipynb #25ddd324
-def _read_baxil(path: Path, quantity: str) -> pd.DataFrame:
-    "A bAxil batch as a tidy table; see `read_areas`."
-    lines = [(i, line) for i, line in enumerate(_lines(_text(path) or ""), 1) if line.strip()]
-    separator = _separator([line for _, line in lines[:20]]) or ","
-    rows = [(i, _cells([line], separator)[0]) for i, line in lines]
-    names = _without_tail(rows[0][1], 0)
-    rows = [(i, _without_tail(cells, len(names))) for i, cells in rows[1:]]
-    odd = next(((i, cells) for i, cells in rows if len(cells) != len(names)), None)
-    if odd: raise ValueError(f"{path}: line {odd[0]} has {len(odd[1])} cells; expected {len(names)}, as in the header")
-    if not rows: raise ValueError(f"{path}: no rows below the header; expected one for each spectrum")
-    try: raw = _typed(pd.DataFrame([cells for _, cells in rows], columns=_unique(names, path)), set(), _decimal([cells for _, cells in rows]))
-    except ValueError as e: raise ValueError(f"{path}: {str(e).removeprefix(f'{path}: ')}") from None
-    table = _tidy_areas(raw, quantity, "bAxil batch", str(path))
-    return _flagged(table, table["filename"].duplicated() if "filename" in table else raw.duplicated(), "repeat an earlier spectrum")
-
-# %% ../nbs/02_scanners.ipynb #e2396003
-def _is_baxil(head: bytes) -> bool:
-    "True for the beginning of a bAxil batch."
-    first = next((line for line in _head_lines(head) if line.strip()), "")
-    cells = [cell.strip().strip('"').strip() for cell in re.split(r"[,;\t]", first)]
-    return cells[0].lower() == "spectrum" and any(_line_column(cell) for cell in cells)
-
-# %% ../nbs/02_scanners.ipynb #c1fb34af
-def _voltage_sheet(path: Path, voltage_kv: float) -> str:
-    "The name of the sheet of one voltage; `ValueError` that lists the sheets if there is none."
-    try:
-        with pd.ExcelFile(path) as book: names = book.sheet_names
-    except ImportError: raise ValueError(f"{path}: a workbook, and openpyxl is not installed; expected that package (pip install openpyxl)") from None
-    except Exception as e: raise ValueError(f"{path}: the workbook cannot be opened ({type(e).__name__}: {str(e)[:80]}); expected a whole .xlsx file") from None
-    stated = {name: re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*kv\s*", name, re.I) for name in names}
-    found = [name for name, m in stated.items() if m and float(m[1]) == voltage_kv]
-    if len(found) != 1: raise ValueError(f"{path}: found the sheets {names}; expected one of {voltage_kv:g} kV, named such as '{voltage_kv:g}kV'; choose with voltage_kv=")
-    return found[0]
-
-# %% ../nbs/02_scanners.ipynb #445a0440
-LAST_EXCEL_DAY = 2_958_465 # 31 December 9999
-
-def _excel_date(cell) -> str | None: # None where empty, or no day that Excel knows
-    "A serial number or a date as ISO text; text stays as it is."
-    number = isinstance(cell, (int, float, np.number))
-    if pd.isna(cell) or number and not 0 < cell <= LAST_EXCEL_DAY: return None
-    if number: return (pd.Timestamp("1899-12-30") + pd.to_timedelta(round(float(cell) * 86400), unit="s")).isoformat()
-    return pd.Timestamp(cell).isoformat() if isinstance(cell, (datetime.datetime, pd.Timestamp)) else str(cell)
-
-# %% ../nbs/02_scanners.ipynb #dba68d37
-def _read_area_workbook(path: Path, quantity: str, voltage_kv: float) -> pd.DataFrame:
-    "One sheet of the instrument's workbook as a tidy table; see `read_areas`."
-    table = _tidy_areas(_sheet(path, _voltage_sheet(path, voltage_kv)), quantity, "Avaatech workbook", str(path))
-    attrs, composite = table.attrs, "depth_mm" in table
-    for c in {"depth_mm", "core_depth_mm"} & set(table): table[c] = _number_column(table[c], ".", str(path))
-    if "date" in table: table["date"] = table["date"].map(_excel_date)
-    if not composite and "core_depth_mm" in table: table.insert(1, "depth_mm", table["core_depth_mm"])
-    table.insert(1, "voltage_kv", float(voltage_kv))
-    key = [c for c in ("core", "section", "core_depth_mm") if c in table] or ["filename"]
-    flags = table.duplicated(key) | (table["depth_mm"].isna() if composite else False)
-    table.attrs = {**attrs, "notes": [] if composite else ["no composite depth; depth_mm is the depth that the instrument was told"]}
-    return _flagged(table, flags, "are replicates")
-
-# %% ../nbs/02_scanners.ipynb #bc526f41
-def _sheet(path: Path, name: str) -> pd.DataFrame:
-    "One sheet; `ValueError` if it cannot be read."
-    try: return _excel(path, name)
-    except ValueError: raise
-    except Exception as e: raise ValueError(f"{path}: sheet {name!r} cannot be read ({type(e).__name__}: {str(e)[:80]}); expected a whole .xlsx file") from None
-
-# %% ../nbs/02_scanners.ipynb #0c4d9b2c
-def read_areas(
-    path: str | Path, # Results.txt of an Itrax, a bAxil batch (.csv), or an Avaatech workbook (.xlsx)
-    quantity: str = "area", # or "error" (standard error of the area), "chi2", "cps", "cps_error", where the file has them
-    voltage_kv: float = 10, # which sheet of a workbook
-) -> pd.DataFrame: # a row a measurement: filename, depth_mm, valid or flag_duplicate, ..., then a column a line ("Ca Ka", or "Ca" of an Itrax); `.attrs`: kind, quantity, lines, notes
-    "Read areas of fitted lines, which are not spectra. Raises `ValueError` that names the file, the row and the column."
-    path = _existing(path)
-    if quantity not in QUANTITIES.values(): raise ValueError(f"quantity is {quantity!r}; expected one of {list(QUANTITIES.values())}")
-    try: workbook = path.is_file() and _is_excel(path)
-    except zipfile.BadZipFile as e: raise ValueError(f"{path}: a zip archive or workbook that is damaged ({e}); expected a whole .xlsx file") from None
-    if workbook: return _read_area_workbook(path, quantity, voltage_kv)
-    head = _head(path) if path.is_file() else b""
-    if _is_baxil(head): return _read_baxil(path, quantity)
-    if not _is_itrax_results(head): raise ValueError(f"{path}: found {'a folder' if path.is_dir() else head[:30]!r}; expected an Itrax Results.txt, a bAxil batch or an Avaatech workbook")
-    if quantity != "area": raise ValueError(f"{path}: found areas alone; expected quantity='area' for an Itrax Results.txt, not {quantity!r}")
-    return _read_results(path)
 
 # %% ../nbs/02_scanners.ipynb #8b6514fe
 def _count_file(path: Path, n_channels: int) -> np.ndarray: # (C,) int32
@@ -1449,7 +1016,7 @@ def _count_file(path: Path, n_channels: int) -> np.ndarray: # (C,) int32
 # %% ../nbs/02_scanners.ipynb #ef9e93a9
 def _first_odd_line(data: bytes) -> str:
     "Say which line holds something else than one number."
-    lines = _lines(data.decode("utf-8", errors="replace"))
+    lines = split_lines(data.decode("utf-8", errors="replace"))
     bad = next((i for i, line in enumerate(lines) if line.strip() and ((n := _parsed(line)) is None or len(n) != 1)), 0)
     return f"line {bad + 1}: found {lines[bad].strip()[:40]!r}"
 
@@ -1458,13 +1025,13 @@ def _xpt_info(folder: Path, info: str) -> pd.DataFrame: # first column: dirname
     "The table of one part of the data."
     path = folder / info
     if not path.is_file(): raise ValueError(f"{folder}: no table {info!r}; found {sorted(p.name for p in folder.glob('*.csv')) or 'no .csv file'}, expected one, with the names of the spectra in its first column; choose with info=")
-    try: table = _csv(path, separator=",")
+    try: table = load_table(path, separator=",")
     except (ValueError, IndexError) as e: raise ValueError(str(e) if str(path) in str(e) else f"{path}: {e}; expected a table with commas between its cells, the names of the spectra in the first column") from None
     if not len(table): raise ValueError(f"{path}: found no rows below {list(table.columns)[:5]}; expected one for each spectrum")
     names = table.iloc[:, 0].astype(str)
     bad = np.flatnonzero(~names.str.fullmatch(r"[^\\/]+\.csv") | names.duplicated())
     if len(bad): raise ValueError(f"{path}: row {bad[0]}, column {table.columns[0]!r}: found {names.iloc[bad[0]]!r}; expected the name of a file in spe/, each once, such as '17.csv'")
-    rest = _in_units(table.iloc[:, 1:].rename(columns={"filename": "source", "dirname": "source"}), str(path))
+    rest = in_units(table.iloc[:, 1:].rename(columns={"filename": "source", "dirname": "source"}), str(path))
     return pd.concat([names.rename("dirname").to_frame(), rest], axis=1)
 
 # %% ../nbs/02_scanners.ipynb #f46e449d
@@ -1484,7 +1051,7 @@ def read_xpt(
     strict: bool = True, # False: leave damaged files out, and list them in the report
 ) -> Spectra: # (B, C); `.report` lists the files
     "Read spectra in the layout that MAX was trained on. Raises `ValueError` that names the file, the line, what was found and what was expected."
-    folder, axis = _existing(folder), axis or EnergyAxis()
+    folder, axis = existing_path(folder), axis or EnergyAxis()
     table = _xpt_info(folder, info)
     read_one = lambda path: (_count_file(path, axis.n_channels), _target_file(folder / "target" / path.name) if target else None)
     parts, rows = _each([folder / "spe" / name for name in table["dirname"]], folder, read_one, "MAX layout", strict)
@@ -1498,7 +1065,7 @@ def read_xpt(
 # %% ../nbs/02_scanners.ipynb #170cef97
 def _is_xpt(path: Path) -> bool:
     "True for a folder in the layout that MAX was trained on."
-    return path.is_dir() and (path / "spe").is_dir() and any(_first_line(_head(p)).split(",")[0].strip(' "') in ("dirname", "filename") for p in sorted(path.glob("*.csv")))
+    return path.is_dir() and (path / "spe").is_dir() and any(first_cells(read_head(p))[:1] in (["dirname"], ["filename"]) for p in sorted(path.glob("*.csv")))
 
 # %% ../nbs/02_scanners.ipynb #fee265ba
 def _hub_patterns(part: str, info: str, target: str | None) -> list[str]:
@@ -1580,8 +1147,8 @@ def read_pdz(
     phase: int | None = None, # only the phase of that number; None: all
 ) -> Spectra: # a row a phase
     "Read a file of a Bruker handheld instrument, by the package pdz-tool. Not tried on a real file. Raises `ValueError` that names the file."
-    path = _existing(path)
-    if path.is_dir() or not _is_pdz(_head(path)): raise ValueError(f"{path}: found {'a folder' if path.is_dir() else _head(path, 12)!r}; expected a .pdz file of version 24 or 25")
+    path = existing_path(path)
+    if path.is_dir() or not _is_pdz(read_head(path)): raise ValueError(f"{path}: found {'a folder' if path.is_dir() else read_head(path, 12)!r}; expected a .pdz file of version 24 or 25")
     records = _pdz_records(path)
     chosen = [r for r in records if phase is None or r.get("phase_number") == phase]
     if not chosen: raise ValueError(f"{path}: found the phases {[r.get('phase_number') for r in records]}; expected phase {phase} among them")
@@ -1620,7 +1187,7 @@ def _is_parquet(head: bytes) -> bool:
     "True for a file that starts as Parquet files do."
     return head[:4] == b"PAR1"
 
-def _is_workbook(head: bytes) -> bool:
+def _starts_as_workbook(head: bytes) -> bool:
     "True for a zip archive that starts as workbooks do."
     return head[:4] == b"PK\x03\x04" and (b"[Content_Types].xml" in head[:4096] or b"xl/" in head[:4096])
 
@@ -1634,14 +1201,12 @@ def _is_avaatech(head: bytes) -> bool:
 # %% ../nbs/02_scanners.ipynb #720ff54c
 def _is_text_table(head: bytes) -> bool:
     "True for a text table with columns of counts."
-    line = _first_line(head)
-    try: return bool(line) and bool(_channels(max((_cells([line], separator)[0] for separator in SEPARATORS), key=len)))
-    except ValueError: return False
+    return bool(channel_columns(first_cells(head)))
 
 # %% ../nbs/02_scanners.ipynb #0687ab1c
 register("Parquet", _is_parquet, Spectra.from_parquet)
 register("Avaatech", _is_avaatech, read_avaatech, _avaatech_files)
-register("workbook", _is_workbook, read_table)
+register("workbook", _starts_as_workbook, read_table)
 register("table", _is_text_table, read_table)
 register("Itrax", _is_itrax, read_itrax, _itrax_many)
 register("Bruker pdz", _is_pdz, read_pdz)
@@ -1650,7 +1215,7 @@ register("MAX layout", _is_xpt, read_xpt, folder=True)
 # %% ../nbs/02_scanners.ipynb #6a676d00
 def _format_of(path: str | Path) -> Format | None:
     "The format that recognises a file."
-    return _known(_head(path))
+    return _known(read_head(path))
 
 def _known(head: bytes) -> Format | None:
     "The format that recognises the beginning of a file."
@@ -1680,7 +1245,7 @@ def _sorted_out(files: list[File], only: str | None = None) -> tuple[dict[str, l
     "Recognise all files of a tree."
     kinds, rows = {}, []
     for file in files:
-        try: head = _head(file.path)
+        try: head = read_head(file.path)
         except OSError as e: rows.append(_row(file.name, "failed", f"cannot be read ({e.strerror})")); continue
         kind = _known(head)
         if kind and only in (None, kind.name): kinds.setdefault(kind.name, []).append(file)
@@ -1691,15 +1256,9 @@ def _guess(head: bytes, file: File) -> str:
     "What a file that is not spectra seems to be."
     if not file.size: return "empty"
     if _is_itrax_settings(head): return "settings of an Itrax"
-    if _is_itrax_results(head) or _is_baxil(head): return "line areas, no spectra: see read_areas"
+    if is_itrax_results(head) or is_baxil(head): return "line areas, no spectra: see read_areas"
     if head[:4] == b"PK\x03\x04": return "an archive within"
-    return "a table without counts: for join_labels, if it holds laboratory values" if _looks_like_table(head) else "not recognised"
-
-def _looks_like_table(head: bytes) -> bool:
-    "True for text whose first lines make a table."
-    text = "" if b"\0" in head else _decoded(head)
-    try: return _separator(text.strip().splitlines()[:5]) is not None
-    except ValueError: return False
+    return "a table without counts: for join_labels, if it holds laboratory values" if looks_like_table(head) else "not recognised"
 
 # %% ../nbs/02_scanners.ipynb #af992bf3
 def _one_by_one(kind: Format, files: list[File], options: dict) -> tuple[list[Spectra], list[dict]]:
@@ -1713,13 +1272,15 @@ def _one_by_one(kind: Format, files: list[File], options: dict) -> tuple[list[Sp
         rows.append(_row(file.name, "read", "", len(part), kind.name))
     return parts, rows
 
-def _read_kind(kind: Format, files: list[File], options: dict, where: str) -> tuple[list[Spectra], list[dict], dict]: # parts, rows on files, other parts of the report
+def _read_kind(kind: Format, files: list[File], options: dict, where: str) -> tuple[list[Spectra], pd.DataFrame, dict]: # parts, rows on files, other parts of the report
     "Read all files of one format."
-    if not kind.many: return *_one_by_one(kind, files, options), {}
+    if not kind.many:
+        parts, rows = _one_by_one(kind, files, options)
+        return parts, pd.DataFrame(rows), {}
     try: part = kind.many(files, where=where, **{name: value for name, value in options.items() if name in _options_of(kind)})
-    except ValueError as e: return [], [_row(f.name, "failed", str(e).removeprefix(f"{where}: "), format=kind.name) for f in files], {}
+    except ValueError as e: return [], pd.DataFrame([_row(f.name, "failed", str(e).removeprefix(f"{where}: "), format=kind.name) for f in files]), {}
     report = part.report or Report({})
-    return [part], report.parts.get("files", pd.DataFrame()).to_dict("records"), {step: t for step, t in report.parts.items() if step != "files"}
+    return [part], report.parts.get("files", pd.DataFrame()), {step: t for step, t in report.parts.items() if step != "files"}
 
 # %% ../nbs/02_scanners.ipynb #0ef63136
 def _joined(parts: list[Spectra], onto: EnergyAxis | None, where: str) -> Spectra:
@@ -1752,15 +1313,16 @@ def _read_files(files: list[File], odd: list[dict], where: str, options: dict, o
     present = [f for f in FORMATS if f.name in kinds]
     if present: _check_options(present, options, where)
     done = [_read_kind(kind, kinds[kind.name], options, where) for kind in present]
-    parts, rows = [p for some, _, _ in done for p in some], odd + rows + [r for _, more, _ in done for r in more]
+    parts, rows = [p for some, _, _ in done for p in some], pd.concat([t for t in (pd.DataFrame(odd + rows), *(more for _, more, _ in done)) if len(t)], ignore_index=True) if odd or rows or done else pd.DataFrame()
     if not parts: raise ValueError(_nothing(rows, where))
     spectra = _joined(parts, onto, where)
     steps = {step: pd.concat([rest[step] for _, _, rest in done if step in rest], ignore_index=True) for step in dict.fromkeys(step for _, _, rest in done for step in rest)}
-    spectra.report = Report(dict(files=pd.DataFrame(rows)) | steps, where)
+    spectra.report = Report(dict(files=rows) | steps, where)
     return spectra
 
-def _nothing(rows: list[dict], where: str) -> str:
+def _nothing(rows: pd.DataFrame, where: str) -> str:
     "What to say if there are no spectra."
+    rows = rows.to_dict("records")
     failed = [r for r in rows if r["status"] == "failed"]
     first = (failed or rows or [_row("", "", "the folder is empty")])[0]
     alone = len(rows) == 1 and where.endswith(first["item"])
@@ -1775,7 +1337,7 @@ def read(
     **options, # for the readers of the formats found, such as `voltage_kv`
 ) -> Spectra: # (B, C), with `.report` if it was a folder
     "Read spectra of any supported kind, recognised by content. Raises `ValueError` for what is not recognised and for bad content."
-    path = _existing(path)
+    path = existing_path(path)
     whole = _whole_folder(path)
     if whole: return _read_one_checked(whole, path, options)
     if path.is_dir() or _is_zip(path): return _read_cached(path, onto, cache, options)
@@ -1794,8 +1356,8 @@ def _read_one_checked(kind: Format, path: Path, options: dict) -> Spectra:
 # %% ../nbs/02_scanners.ipynb #213a1764
 def _unknown(path: Path) -> str:
     "What to say of a file that no format knows."
-    head = _head(path)
-    if _looks_like_table(head) or _is_excel(path): return f"{path}: a table without columns of counts (it starts with {_first_line(head)[:60]!r}); expected columns named 0, 1, 2 ... (a table of laboratory values is for `join_labels`)"
+    head = read_head(path)
+    if looks_like_table(head) or is_workbook(path): return f"{path}: a table without columns of counts (it starts with {', '.join(first_cells(head))[:60]!r}); expected columns named 0, 1, 2 ... (a table of laboratory values is for `join_labels`)"
     return f"{path}: not recognised (it starts with {head[:12]!r}); expected {', '.join(f.name for f in FORMATS)}"
 
 # %% ../nbs/02_scanners.ipynb #7cfcbc28
@@ -1853,7 +1415,7 @@ def ingest(
     **options, # as for `read`
 ) -> Report: # what became of every file
     "Read an archive of any size into a Parquet file, in little memory. Raises `ValueError` as `read` does, and then writes nothing."
-    path, out = _existing(path), Path(out)
+    path, out = existing_path(path), Path(out)
     files = _walk(path) if path.is_dir() else ([], [])
     kinds, rows = _sorted_out(files[0])
     if set(kinds) != {"Avaatech"} or options.get("energy") == "align" or options.get("onto") is not None:
@@ -1888,25 +1450,18 @@ def read_labels(
 ) -> pd.DataFrame: # standard names: core, depth_mm, targets in wt%; `.attrs`: targets, odd
     "Read laboratory values. Raises `ValueError` for an unreadable table, no targets, or values beyond -10 to 110 wt%."
     where = "the laboratory table" if isinstance(table, pd.DataFrame) else str(table)
-    raw = table.reset_index(drop=True) if isinstance(table, pd.DataFrame) else _table(_existing(table), **options)
+    raw = table.reset_index(drop=True) if isinstance(table, pd.DataFrame) else load_table(existing_path(table), **options)
     decimal = raw.attrs.get("decimal", ".")
-    labels, factors = _renamed(_with_unit(raw, depth_unit), where)
+    labels, factors = standard_columns(raw, where, depth_unit)
     targets = _label_targets(labels, [targets] if isinstance(targets, str) else targets, where)
     odd = {}
     for name in dict.fromkeys([*(c for c in ["depth_mm"] if c in labels), *targets]):
-        numbers = _to_numbers(labels[name], decimal)
-        odd |= {(int(row), name): str(labels[name].iloc[row]) for row in np.flatnonzero(numbers.isna() & ~_is_missing(labels[name]) | np.isinf(numbers))}
+        numbers = to_numbers(labels[name], decimal)
+        odd |= {(int(row), name): str(labels[name].iloc[row]) for row in np.flatnonzero(numbers.isna() & ~is_missing(labels[name]) | np.isinf(numbers))}
         labels[name] = numbers.where(np.isfinite(numbers)) * factors.get(name, 1.0)
         if name != "depth_mm": _check_possible(labels[name], name, where)
     labels.attrs = dict(targets=targets, odd=odd, where=where)
     return labels
-
-# %% ../nbs/02_scanners.ipynb #bd2ade02
-def _with_unit(raw: pd.DataFrame, depth_unit: str | None) -> pd.DataFrame:
-    "The table with a unit written into the header of a depth that has none."
-    if depth_unit is None: return raw
-    if depth_unit not in TO_MM: raise ValueError(f"depth_unit is {depth_unit!r}; expected one of {list(TO_MM)}")
-    return raw.rename(columns={c: f"depth {depth_unit}" for c in raw.columns if _name_and_unit(str(c))[0] in DEPTH_WORDS and not _name_and_unit(str(c))[1]})
 
 # %% ../nbs/02_scanners.ipynb #2fc56def
 def _label_targets(labels: pd.DataFrame, targets: list[str] | None, where: str) -> list[str]:

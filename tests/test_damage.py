@@ -370,11 +370,12 @@ def test_a_closed_folder(tmp_path):
 def test_a_file_that_cannot_be_opened(error, tmp_path, monkeypatch):
     "A file may vanish, or a disk fail, between listing and reading."
     (tmp_path / NAME).write_bytes(GOOD)
-    real = io.open
-    def fake(file, *args, **options):
-        if not isinstance(file, int) and Path(os.fsdecode(file)).name == NAME: raise type(error)(error.errno, error.strerror, str(file))
-        return real(file, *args, **options)
-    for place in ["builtins.open", "io.open"]: monkeypatch.setattr(place, fake)
+    def failing(real):
+        def fake(file, *args, **options):
+            if not isinstance(file, int) and Path(os.fsdecode(file)).name == NAME: raise type(error)(error.errno, error.strerror, str(file))
+            return real(file, *args, **options)
+        return fake
+    for place, real in {"builtins.open": io.open, "io.open": io.open, "os.open": os.open}.items(): monkeypatch.setattr(place, failing(real))
     listed(beside_a_good_one(tmp_path, NAME))
     complaint(tmp_path / NAME)
 

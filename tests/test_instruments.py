@@ -1,8 +1,7 @@
-"""Itrax spectra and results, line areas, the layout of MAX, the hub, handheld files: good files as users have them, and damaged ones."""
+"""Itrax spectra, the layout of MAX, the hub, handheld files: good files as users have them, and damaged ones."""
 import struct
 import sys
 import types
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from max_nb import scanners as instruments
 from max_nb.energy import N_CHANNELS, EnergyAxis
 from max_nb.spectra import Spectra
+from test_tables import BAXIL, RESULTS, write
 
 REAL = Path(__file__).parents[1] / "../shared/real/itrax"
 AXIS = EnergyAxis(0.01026698, -0.00993069)
@@ -20,10 +20,6 @@ COUNTS = np.random.default_rng(0).poisson(30, N_CHANNELS)
 HEADER = {"Date:": "22-Sep-20", "Time:": "8:08 PM", "Sample name:": "CD166-19", "Section name:": "S1", "Position": "707.54\tmm", "E0": "0.0\tkeV", "E1": "1.0\tkeV/channel", "sample surface": "6.47\tcm", "Tube anode:": "Mo",
           "Tube voltage:": "30\tkV", "Tube current:": "30\tmA", "number_mca_channels": "2048.000000\tno:", "livetime": "13.48\tseconds", "runtime": "15.0\tseconds", "input_count_rate": "44598.5\tcps"}
 SETTINGS = "[detector parameters]\nkeV/channel 2 = 0.01026698\nenergy offset 2 = -0.00993069\nFWHM slope 2 = 0.0099\n"
-RESULTS_HEADER = "filename\tposition (mm)\tsample surface\tvalidity\tE-gain\tE-offset\tcps\tMSE\tCa\tFe a*2\tMo inc\tDt\t\n"
-RESULTS_ROW = "C:\\Data\\XRF data\\L0000{n:02d}.spe\t{x}\t6.47\t{valid}\t0.010267\t-0.009931\t44598\t1.71\t{ca}\t203\t25712\t0.101\t\n"
-RESULTS = "C:\\Data\\CD166     06-Oct-20  re-evaluated data\npeakarea\n" + RESULTS_HEADER + RESULTS_ROW.format(n=0, x=10.5, valid=1, ca=207722) + RESULTS_ROW.format(n=1, x=11.5, valid=0, ca=0)
-BAXIL = '" Spectrum" ," Sample" ," Live time" ," K -Ka Chi2" ," K -Ka Area" ," K -Ka AreaStd" ," Ca-Ka Area" ," Ca-Ka AreaStd" \na.spe , A , 10 , 0.9 , -12 , 70 , 52110 , 240\nb.spe , A , 10 , 0.9 , 33 , 71 , 60040 , 250\nb.spe , A , 10 , 0.9 , 33 , 71 , 60040 , 250\n'
 
 
 def itrax(counts=COUNTS, header=HEADER, end="\r", row_end="\r\n", form="{}.000\t{}.000"):
@@ -33,20 +29,6 @@ def itrax(counts=COUNTS, header=HEADER, end="\r", row_end="\r\n", form="{}.000\t
 
 def without(key):
     return {k: v for k, v in HEADER.items() if k != key}
-
-
-def write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def workbook(path, change=lambda t: t, sheets=("10kv", "30kV")):
-    table = pd.DataFrame({"Spectrum": ["C:\\x\\a.spe", "b.spe", "b2.spe"], "CoreID": ["SO264-09-2"] * 3, "SectionID": [7, 7, 7], "CoreDepth": [10.0, 20.0, 20.0], "CompositeDepth (mm)": [110.0, 120.0, None], "DateID": [43571.5] * 3,
-                          "Throughput": [1, 2, 3], "K -Ka Chi2": 1.0, "K -Ka Area": [5, 6, 7], "Ca-Ka Area": [52110, 60040, -5], "Ca-Ka AreaStd ": [240, 251, 250]})
-    with pd.ExcelWriter(path, engine="openpyxl") as book:
-        for i, name in enumerate(sheets): change(table.assign(Throughput=i)).to_excel(book, sheet_name=name, index=False)
-    return path
 
 
 def max_folder(at, n=3):
@@ -210,7 +192,7 @@ SETTINGS_DAMAGE = {
     "two scales": (SETTINGS + "keV/channel 3 = 0.02\n", "for 'keV/channel'; expected one line"),
     "gain of zero": (SETTINGS.replace("0.01026698", "0"), "gain_kev is 0.0"),
     "empty": ("", "found nothing for 'keV/channel'"),
-    "binary": (b"\0\0\0", "found nothing for 'keV/channel'"),
+    "binary": (b"\0\0\0", "byte 0 is zero, so it is a binary file; expected text"),
 }
 
 
@@ -283,131 +265,6 @@ def test_itrax_real_file_and_where_its_channel_1_is():
         near = slice(s.axis.channel_of(kev) - 5, s.axis.channel_of(kev) + 6)
         a, b, _ = np.polyfit(s.axis.centers[near] - kev, np.log(y[near]), 2, w=np.sqrt(y[near]))
         assert abs(-b / (2 * a)) < within
-
-
-# ---- areas
-
-def test_results_as_a_tidy_table(tmp_path):
-    a = instruments.read_areas(write(tmp_path / "r.txt", RESULTS))
-    assert a["filename"].tolist() == ["L000000.spe", "L000001.spe"] and a["depth_mm"].tolist() == [10.5, 11.5] and a["valid"].tolist() == [True, False]
-    assert a.attrs["lines"] == ["Ca", "Fe a*2", "Mo inc"] and list(a.columns[-3:]) == a.attrs["lines"] and a["Ca"][0] == 207722 and a.loc[1, a.attrs["lines"]].isna().all() and a["cps"].tolist() == [44598] * 2
-
-
-def test_results_as_other_programs_write_them(tmp_path):
-    kcps = instruments.read_areas(write(tmp_path / "k.txt", RESULTS.replace("\tcps\t", "\tkcps\t").replace("44598", "44.598")))
-    comma = instruments.read_areas(write(tmp_path / "c.txt", RESULTS.replace("0.1", "0,1").replace("-0.0", "-0,0").replace("0.5\t", "0,5\t").replace("1.5\t", "1,5\t").replace("6.47", "6,47").replace("1.71", "1,71").replace("0.0", "0,0")))
-    old = instruments.read_areas(write(tmp_path / "o.txt", RESULTS.replace("\t\n", "\n").replace("\n", "\r\n")))
-    for a in (kcps, comma, old):
-        assert a["cps"].tolist() == [44598] * 2 and a["x_mm"].tolist() == [10.5, 11.5] and a["Ca"][0] == 207722
-    twice = instruments.read_areas(write(tmp_path / "b.txt", RESULTS.encode("utf-16")))
-    assert len(twice) == 2
-
-
-RESULTS_DAMAGE = {
-    "no header": (RESULTS.replace(RESULTS_HEADER, ""), "no header"),
-    "no rows": (RESULTS[: RESULTS.index(RESULTS_HEADER)] + RESULTS_HEADER, "no rows below the header"),
-    "cut inside a row": (RESULTS[:-30], "line 5 has"),
-    "a cell too many": (RESULTS.replace("\t203\t25712\t0.101\t\n", "\t203\t25712\t0.101\t9\n", 1), "line 4 has 13 cells; expected 12"),
-    "unknown validity": (RESULTS.replace("6.47\t1\t", "6.47\t2\t"), "row 0, column 'validity': found '2'"),
-    "validity empty": (RESULTS.replace("6.47\t1\t", "6.47\t\t"), "row 0, column 'validity': found ''"),
-    "text in an area": (RESULTS.replace("207722", "2O7722"), "row 0, column 'Ca': found '2O7722'"),
-    "infinite area": (RESULTS.replace("207722", "inf"), "row 0, column 'Ca': found 'inf'"),
-    "no validity": (RESULTS.replace("validity", "vanity"), "no column for ['valid']"),
-    "no position": (RESULTS.replace("position (mm)", "where"), "no column for ['x_mm']"),
-    "an element twice": (RESULTS.replace("\tMo inc", "\tCa"), "the header has ['Ca'] more than once"),
-    "both decimal marks": (RESULTS.replace("207722", "2077,22"), "decimal marks of both kinds"),
-    "empty": ("", "expected an Itrax Results.txt"),
-}
-
-
-@pytest.mark.parametrize("content, says", RESULTS_DAMAGE.values(), ids=RESULTS_DAMAGE)
-def test_results_damaged(tmp_path, content, says):
-    path = write(tmp_path / "Results.txt", content)
-    with pytest.raises(ValueError) as e: instruments.read_areas(path)
-    assert str(e.value).startswith(f"{path}: ") and says in str(e.value) and str(e.value).count(str(path)) == 1
-
-
-def test_baxil(tmp_path):
-    path = write(tmp_path / "batch.csv", BAXIL)
-    a, error = instruments.read_areas(path), instruments.read_areas(path, "error")
-    assert a["K Ka"].tolist() == [-12, 33, 33] and error["Ca Ka"].tolist() == [240, 250, 250] and a["flag_duplicate"].tolist() == [False, False, True] and a.attrs["lines"] == error.attrs["lines"] == ["K Ka", "Ca Ka"]
-    assert a["filename"].tolist() == ["a.spe", "b.spe", "b.spe"] and a["live_s"].tolist() == [10] * 3 and instruments.read_areas(path, "chi2").attrs["lines"] == ["K Ka"]
-    german = instruments.read_areas(write(tmp_path / "g.csv", BAXIL.replace(",", ";").replace("0.9", "0,9").replace("\n", "\r\n").encode("cp1252")))
-    assert german["Ca Ka"].tolist() == a["Ca Ka"].tolist()
-
-
-BAXIL_DAMAGE = {
-    "no rows": (BAXIL.splitlines()[0], "no rows below the header"),
-    "cut inside a row": (BAXIL[:-12], "line 4 has"),
-    "a cell lost": (BAXIL.replace(" , 52110 , 240", " , 52110"), "line 2 has 7 cells; expected 8"),
-    "text in an area": (BAXIL.replace("52110", "many"), "row 0, column 'Ca-Ka Area': found 'many'"),
-    "a column twice": (BAXIL.replace("Ca-Ka AreaStd", "Ca-Ka Area"), "more than once"),
-    "a line twice": (BAXIL.replace("Ca-Ka Area\"", "K-Ka Area\""), "a line stands in the header more than once"),
-    "another table": ("core,depth\nA,1\n", "expected an Itrax Results.txt, a bAxil batch"),
-    "binary": (b"\x00\x01\x02", "expected an Itrax Results.txt, a bAxil batch"),
-}
-
-
-@pytest.mark.parametrize("content, says", BAXIL_DAMAGE.values(), ids=BAXIL_DAMAGE)
-def test_baxil_damaged(tmp_path, content, says):
-    path = write(tmp_path / "batch.csv", content)
-    with pytest.raises(ValueError) as e: instruments.read_areas(path)
-    assert str(e.value).startswith(f"{path}: ") and says in str(e.value)
-
-
-def test_area_quantities(tmp_path):
-    path = write(tmp_path / "batch.csv", BAXIL)
-    with pytest.raises(ValueError, match="quantity is 'height'; expected one of"): instruments.read_areas(path, "height")
-    with pytest.raises(ValueError, match=r"batch.csv: no columns of 'cps'; found \['area', 'chi2', 'error'\]"): instruments.read_areas(path, "cps")
-    with pytest.raises(ValueError, match="expected quantity='area'"): instruments.read_areas(write(tmp_path / "r.txt", RESULTS), "error")
-    with pytest.raises(ValueError, match="no such file"): instruments.read_areas(tmp_path / "none.csv")
-    with pytest.raises(ValueError, match="found 'a folder'"): instruments.read_areas(tmp_path)
-
-
-def test_area_workbook(tmp_path):
-    pytest.importorskip("openpyxl")
-    a = instruments.read_areas(workbook(tmp_path / "a.xlsx"))
-    assert a["filename"].tolist() == ["a.spe", "b.spe", "b2.spe"] and a["depth_mm"].tolist()[:2] == [110, 120] and a["section"].tolist() == ["7"] * 3 and a["date"][0] == "2019-04-16T12:00:00" and (a["voltage_kv"] == 10).all()
-    assert a["flag_duplicate"].tolist() == [False, False, True] and a["Ca Ka"].tolist() == [52110, 60040, -5] and a.attrs["lines"] == ["K Ka", "Ca Ka"] and (a["throughput"] == 0).all()
-    assert (instruments.read_areas(tmp_path / "a.xlsx", voltage_kv=30)["throughput"] == 1).all() and instruments.read_areas(tmp_path / "a.xlsx", "error")["Ca Ka"].tolist() == [240, 251, 250]
-    plain = instruments.read_areas(workbook(tmp_path / "b.xlsx", lambda t: t.drop(columns="CompositeDepth (mm)").assign(DateID=pd.Timestamp("2019-04-16"))))
-    assert plain["depth_mm"].tolist() == [10, 20, 20] and plain["flag_duplicate"].tolist() == [False, False, True] and "no composite depth" in plain.attrs["notes"][0] and plain["date"][0] in ("2019-04-16T00:00:00", None)  # None as long as `_to_numbers` turns dates into numbers
-
-
-WORKBOOK_DAMAGE = {
-    "no sheet of the voltage": (dict(sheets=("30kV", "50kV")), "found the sheets ['30kV', '50kV']; expected one of 10 kV"),
-    "two sheets of the voltage": (dict(sheets=("10kV ", "10 kv")), "expected one of 10 kV"),
-    "empty sheet": (dict(change=lambda t: t[:0]), "is empty"),
-    "text in an area": (dict(change=lambda t: t.astype({"Ca-Ka Area": object}).assign(**{"Ca-Ka Area": ["x", 1, 2]})), "row 0, column 'Ca-Ka Area': found 'x'"),
-    "no areas": (dict(change=lambda t: t.iloc[:, :5]), "no columns of 'area'"),
-    "text for a depth": (dict(change=lambda t: t.astype({"CoreDepth": object}).assign(CoreDepth=["deep", 1, 2])), "column 'core_depth_mm': found 'deep'"),
-}
-
-
-@pytest.mark.parametrize("options, says", WORKBOOK_DAMAGE.values(), ids=WORKBOOK_DAMAGE)
-def test_area_workbook_damaged(tmp_path, options, says):
-    pytest.importorskip("openpyxl")
-    path = workbook(tmp_path / "a.xlsx", **options)
-    with pytest.raises(ValueError) as e: instruments.read_areas(path)
-    assert str(e.value).startswith(f"{path}: ") and says in str(e.value)
-
-
-@pytest.mark.parametrize("name", ["xl/workbook.xml", "xl/worksheets/sheet1.xml"])
-def test_area_workbook_damaged_inside(tmp_path, name):
-    pytest.importorskip("openpyxl")
-    with zipfile.ZipFile(workbook(tmp_path / "a.xlsx")) as old, zipfile.ZipFile(tmp_path / "b.xlsx", "w") as new:
-        for part in old.namelist(): new.writestr(part, old.read(part)[: 200 if part == name else None])
-    with pytest.raises(ValueError, match="b.xlsx: .*expected a whole .xlsx file"): instruments.read_areas(tmp_path / "b.xlsx")
-    (tmp_path / "cut.xlsx").write_bytes((tmp_path / "a.xlsx").read_bytes()[:900])
-    with pytest.raises(ValueError, match="cut.xlsx: found"): instruments.read_areas(tmp_path / "cut.xlsx")
-    (tmp_path / "torn.xlsx").write_bytes((tmp_path / "a.xlsx").read_bytes().replace(b"PK\x01\x02", b"PK\x09\x09"))
-    with pytest.raises(ValueError, match="torn.xlsx: .*expected"): instruments.read_areas(tmp_path / "torn.xlsx")
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="no real files here")
-def test_results_real():
-    a = instruments.read_areas(REAL / "CD166_19_S1_Results.txt")
-    assert a.shape == (1283, 55) and (~a["valid"]).sum() == 51 and a.loc[~a["valid"], "Ca"].isna().all() and a.loc[a["filename"] == "L000676.spe", "Ca"].item() == 207722 and {"Fe a*2", "Mo inc", "Mo coh"} <= set(a.attrs["lines"])
 
 
 # ---- the layout of MAX, and the hub
@@ -559,7 +416,7 @@ def test_pdz_without_the_package(tmp_path, monkeypatch):
 
 # ---- recognised by content
 
-HEADS = {"_is_itrax": itrax(), "_is_itrax_settings": SETTINGS.encode(), "_is_itrax_results": RESULTS.encode(), "_is_baxil": BAXIL.encode(), "_is_pdz": pdz25([COUNTS])}
+HEADS = {"_is_itrax": itrax(), "_is_itrax_settings": SETTINGS.encode(), "is_itrax_results": RESULTS.encode(), "is_baxil": BAXIL.encode(), "_is_pdz": pdz25([COUNTS])}
 OTHERS = [b"", b"\0", b"PAR1\0\0", b"PK\x03\x04", b"core,depth\nA,1\n", b"$Core_ID:\nA\n\n$DATA:\n0 2047\n1 2 3\n", b"\xff\xfe", "Gehalt (µg)".encode("cp1252"), b"\x01\x01", b"\x19\x00"]
 
 

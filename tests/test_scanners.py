@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from max_nb import scanners
 from max_nb.energy import EnergyAxis
-from max_nb.scanners import FORMATS, Report, join_labels, read, read_labels, read_table, register, standard_name
+from max_nb.scanners import FORMATS, Report, join_labels, read, read_labels, read_table, register
 from max_nb.spectra import Spectra
 
 REAL = Path(__file__).parents[1] / "../shared/real/marine_sediments.parquet"
@@ -143,16 +143,6 @@ def test_written_table_is_read_back(tmp_path, counts, core, depth, marks):
     table.to_csv(tmp_path / "t.csv", sep=marks[0], decimal=marks[1], index=False)
     got = read(tmp_path / "t.csv")
     assert got.counts.tolist() == [counts] and got.info["core"][0] == core and got.info["depth_mm"][0] == pytest.approx(depth)
-
-
-# ---- headers
-
-@pytest.mark.parametrize("header, name, factor", [
-    ("CaCO3 (wt. %)", "CaCO3", 1), ("CaCO3 (wt.%)", "CaCO3", 1), ("CaCO3_wt%", "CaCO3", 1), ("CaCO3%", "CaCO3", 1), ("CaCO₃ [%]", "CaCO3", 1), ("caco3", "CaCO3", 1), ("wt% CaCO3", "CaCO3", 1), ("%TOC", "TOC", 1), ("TOC(%)", "TOC", 1),
-    ("TOC (mg/g)", "TOC", 0.1), ("TOC [weight %]", "TOC", 1), ("Corg [%]", "TOC", 1), ("TC%", "TC", 1), (" Depth (cm) ", "depth_mm", 10), ("depth_cm", "depth_mm", 10), ("Depth [m]", "depth_mm", 1000), ("mid_depth_mm", "depth_mm", 1),
-    ("Composite Depth (mm)", "depth_mm", 1), ("core", "core", 1), ("Core ID", "core", 1), ("CoreID", "core", 1), ("Depth", "Depth", 1), ("section_depth_mm", "section_depth_mm", 1), ("CaCO3_estimate", "CaCO3_estimate", 1),
-    ("TOC error (%)", "TOC error (%)", 1), ("Fe", "Fe", 1), ("column", "column", 1), ("", "", 1), (3, "3", 1)])
-def test_standard_names(header, name, factor): assert standard_name(header) == (name, factor)
 
 
 # ---- laboratory tables
