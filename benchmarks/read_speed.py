@@ -61,9 +61,9 @@ def ours(folder, **options):
 WAYS = {
     "read and split the bytes": lambda folder, cache: floor(folder),
     "numpy.loadtxt per file": lambda folder, cache: published(folder),
-    "read, energies nominal, 1 process": lambda folder, cache: ours(folder, cache=False, energy="nominal", n_jobs=1),
+    "read, energies nominal, 1 thread": lambda folder, cache: ours(folder, cache=False, energy="nominal", n_jobs=1),
     "read, energies nominal": lambda folder, cache: ours(folder, cache=False, energy="nominal"),
-    "read (energies fitted), 1 process": lambda folder, cache: ours(folder, cache=False, n_jobs=1),
+    "read (energies fitted), 1 thread": lambda folder, cache: ours(folder, cache=False, n_jobs=1),
     "read (energies fitted)": lambda folder, cache: ours(folder, cache=False),
     "read, first time, and keep": lambda folder, cache: ours(folder, cache=cache),
     "read again, nothing changed": lambda folder, cache: ours(folder, cache=cache),

@@ -22,10 +22,11 @@ from .tables import (FEWEST_CHANNELS, TARGET_WORDS, TO_MM, channel_columns, deco
 # %% auto #0
 __all__ = ['RECORD', 'NUMBER', 'TEXTS', 'NUMBERS', 'WHOLE', 'SPELLED', 'MOST_CHANNELS', 'WHOLE_NUMBER', 'DIGITS', 'DATA',
            'NEW_STYLE', 'CORE_AND_SECTION', 'UNITS', 'TOKEN', 'LENGTHS', 'SAID', 'MOST_RATIO', 'MOST_UNPACKED', 'BATCH',
-           'TEXT', 'PARALLEL_FROM', 'COLUMNS', 'ITRAX_TABLE', 'MONTHS', 'ITRAX_GAIN_KEV', 'PDZ_NAMES', 'FORMATS',
-           'AVAATECH_START', 'CACHE_FROM', 'SLICE', 'NotSpectra', 'read_table', 'parse_avaatech', 'parse_avaatech_name',
-           'section_top', 'Report', 'File', 'read_avaatech', 'read_itrax', 'read_xpt', 'read_hub', 'read_pdz', 'Format',
-           'register', 'read', 'ingest', 'read_labels', 'join_labels', 'read_areas', 'standard_name']
+           'TEXT', 'PARALLEL_FROM', 'MOST_THREADS', 'COLUMNS', 'ITRAX_TABLE', 'MONTHS', 'ITRAX_GAIN_KEV', 'PDZ_NAMES',
+           'FORMATS', 'AVAATECH_START', 'CACHE_FROM', 'SLICE', 'NotSpectra', 'read_table', 'parse_avaatech',
+           'parse_avaatech_name', 'section_top', 'Report', 'File', 'read_avaatech', 'read_itrax', 'read_xpt',
+           'read_hub', 'read_pdz', 'Format', 'register', 'read', 'ingest', 'read_labels', 'join_labels', 'read_areas',
+           'standard_name']
 
 # %% ../nbs/02_scanners.ipynb #b6bcd201
 _all_ = ["read_areas", "standard_name"]
@@ -87,11 +88,14 @@ def _records(
     where: str, # for messages
 ) -> dict[str, str]: # keys in capitals; records without a value are left out
     "The header's keys and values. Raises `ValueError` for a key that says two things."
-    records = {}
-    for key, value in RECORD.findall(decode_text(head, where).replace("\r\n", "\n").replace("\r", "\n")):
-        name, text = key.upper(), value.strip()
-        if records.get(name, text) != text: raise ValueError(f"{where}: ${key} stands twice, with {records[name][:40]!r} and {text[:40]!r}; expected one value")
-        if text: records[name] = text
+    found = RECORD.findall(decode_text(head, where).replace("\r\n", "\n").replace("\r", "\n"))
+    records = {key.upper(): text for key, value in found if (text := value.strip())}
+    return records if len(records) == len(found) else _without_doubles(found, records, where)
+
+def _without_doubles(found: list[tuple[str, str]], records: dict[str, str], where: str) -> dict[str, str]:
+    "The same records, after a look at those that stand twice."
+    for key, value in found:
+        if value.strip() not in ("", records.get(key.upper())): raise ValueError(f"{where}: ${key} stands twice, with {value.strip()[:40]!r} and {records[key.upper()][:40]!r}; expected one value")
     return records
 
 # %% ../nbs/02_scanners.ipynb #df65dafb
@@ -209,6 +213,7 @@ def _new_style(stem: str) -> dict:
     info |= {k: int(m[0]) for k in ("run", "replicate") if (m := re.search(r"\d+", field[k]))}
     info |= dict(current_ma=ua / 1000) if (ua := _plain_number(field["current_ua"])) == ua else {}
     date = re.fullmatch(r"\d{4}-\d\d-\d\d \d\d-\d\d-\d\d", f"{field['day']} {field['clock']}")
+    info = {k: v for k, v in info.items() if v != ""}
     return info | (dict(date=f"{field['day']}T{field['clock'].replace('-', ':')}") if date else {})
 
 # %% ../nbs/02_scanners.ipynb #3499844c
@@ -253,11 +258,12 @@ def _differ(a, b) -> bool:
 
 def _merge_sources(header: dict, name: dict) -> dict:
     "Header and name as one, with a note on what they disagree about."
-    name = {k: v for k, v in name.items() if v != ""}
     if "core" in name and not header.get("core", "0").strip("0"): header = {k: v for k, v in header.items() if k != "core"}
-    both = [k for k, v in name.items() if k in header and header[k] != v and k != "date" and _differ(header[k], v)]
+    merged = name | header
+    both = [k for k, v in name.items() if merged[k] != v and k != "date" and v != "" and _differ(merged[k], v)]
+    if not both: return merged
     notes = ([header["note"]] if "note" in header else []) + [f"{k}: {header[k]!r} in the header, {name[k]!r} in the name" for k in both]
-    return name | header | (dict(note="; ".join(notes)) if notes else {})
+    return merged | dict(note="; ".join(notes))
 
 # %% ../nbs/02_scanners.ipynb #97106e8c
 def section_top(
@@ -526,20 +532,20 @@ def _measured(counts: np.ndarray, table: pd.DataFrame, axis: EnergyAxis | None) 
     return table.join(fits[["gain_kev", "offset_kev", "energy_fitted", "energy_note"]])
 
 # %% ../nbs/02_scanners.ipynb #5274d2db
-PARALLEL_FROM = 2000
+PARALLEL_FROM, MOST_THREADS = 2000, 4
 
 def _read_all(
     files: list[File], # Avaatech files
     axis: EnergyAxis | None, # to fit from
-    n_jobs: int | None = None, # processes; None: one for few files, else all cores
+    n_jobs: int | None = None, # threads; None: one for few files, else as many as cores, at most four
     aside: Path | None = None, # a folder to keep counts in; None: memory
 ) -> tuple[list[np.ndarray], pd.DataFrame, pd.DataFrame]: # counts batch by batch, table (with batch, row, name), failures (name, note)
     "Read Avaatech files of any number."
     from joblib import Parallel, delayed
     from tqdm.auto import tqdm
-    n_jobs = n_jobs or (os.cpu_count() if len(files) >= PARALLEL_FROM else 1)
+    n_jobs = n_jobs or (min(os.cpu_count() or 1, MOST_THREADS) if len(files) >= PARALLEL_FROM else 1)
     batches = [files[i : i + BATCH] for i in range(0, len(files), BATCH)]
-    done = Parallel(n_jobs=n_jobs, return_as="generator", **(dict(idle_worker_timeout=5) if n_jobs > 1 else {}))(delayed(_read_batch)([(f.path, f.name, f.size) for f in batch], axis) for batch in batches)
+    done = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(delayed(_read_batch)([(f.path, f.name, f.size) for f in batch], axis) for batch in batches)
     counts, tables, failures = [], [], []
     with tqdm(total=len(files), desc="reading", unit="file", delay=2) as bar:
         for number, (stack, table, failed) in enumerate(done):
@@ -623,13 +629,20 @@ def _with_strays(table: pd.DataFrame) -> pd.DataFrame:
 # %% ../nbs/02_scanners.ipynb #524b206d
 def _depth_part(table: pd.DataFrame) -> pd.DataFrame: # a row a section
     "Where each section lies, by which rule, and what is unusual about it."
-    rows = []
-    for (core, section), part in table[table["status"] != "failed"].groupby(["core", "section"], sort=True):
-        used, first = part[part["status"] == "read"], part["x_mm"].min()
-        notes = [f"starts at X = {first:g} mm"] * bool(first > 10) + ["no position known"] * bool(part["depth_mm"].isna().any()) + [f"{part['rule'].iloc[0]}; depth within the section"] * bool(part["section_top_mm"].isna().any())
-        rows.append(dict(item=f"{core} {section}", core=core, section=section, top_mm=part["section_top_mm"].iloc[0], rule=part["rule"].iloc[0].split(":")[-1].strip(), first_x_mm=first, spectra=len(used), from_mm=used["depth_mm"].min(), to_mm=used["depth_mm"].max(),
-                         superseded=int(part["note"].str.startswith("superseded").sum()), status="placed" if part["depth_mm"].notna().any() else "not placed", note="; ".join(notes)))
-    return pd.DataFrame(rows)
+    good = table[table["status"] != "failed"]
+    by = lambda rows: rows.groupby(["core", "section"], sort=True)
+    part = by(good).agg(top_mm=("section_top_mm", "first"), rule=("rule", "first"), first_x_mm=("x_mm", "min"), files=("scan", "size"), placed=("depth_mm", "count"))
+    part = part.join(by(good[good["status"] == "read"]).agg(spectra=("scan", "size"), from_mm=("depth_mm", "min"), to_mm=("depth_mm", "max")))
+    part["superseded"] = by(good[good["note"].str.startswith("superseded")]).size().reindex(part.index, fill_value=0)
+    part = part.reset_index().fillna({"spectra": 0}).astype({"spectra": int})
+    part["note"] = ["; ".join(_section_notes(row)) for row in part.itertuples()]
+    return part.assign(item=part["core"] + " " + part["section"], rule=part["rule"].str.split(":").str[-1].str.strip(), status=np.where(part["placed"] > 0, "placed", "not placed")).drop(columns=["files", "placed"])
+
+def _section_notes(row) -> list[str]:
+    "What is unusual about a section."
+    starts = [f"starts at X = {row.first_x_mm:g} mm"] if row.first_x_mm > 10 else []
+    unknown = ["no position known"] if row.placed < row.files else []
+    return starts + unknown + ([f"{row.rule}; depth within the section"] if np.isnan(row.top_mm) else [])
 
 def _energy_part(info: pd.DataFrame, reason: pd.Series) -> pd.DataFrame: # a row a core
     "Gains that were fitted, core by core."
@@ -661,7 +674,7 @@ def read_avaatech(
     overlap: str = "later", # where sections overlap: the "later" scan wins, or "keep" both
     rescans: str = "replace", # of a section: they "replace" what was scanned before, or "keep" both
     energy: str = "fit", # "fit": fit gain and offset of every spectrum into info; "align": and bring all onto the nominal axis; "nominal": do not look
-    n_jobs: int | None = None, # processes; None: as many as pay
+    n_jobs: int | None = None, # threads; None: as many as pay
 ) -> Spectra: # (B, C) ordered by core and depth, with `.report`
     "Read Avaatech spectra. Raises `ValueError` if none can be read; in a folder, what fails or is left out is listed in the report."
     options = dict(voltage_kv=voltage_kv, section_unit=section_unit, zero=zero, overlap=overlap, rescans=rescans, energy=energy, n_jobs=n_jobs)
