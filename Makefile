@@ -17,7 +17,7 @@ TIMEOUT := $(shell command -v timeout >/dev/null && echo timeout)
 LIMIT = $(if $(TIMEOUT),$(TIMEOUT) $(1))
 
 .NOTPARALLEL:
-.PHONY: python help demo test check notebooks pytest experiment lab docs figures readme export clean-notebooks hooks dist clean
+.PHONY: python help demo test check notebooks pytest experiment benchmark lab docs figures readme export clean-notebooks hooks dist clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -56,6 +56,10 @@ pytest: .venv/.ready-dev  ## run tests/
 
 experiment: .venv/.ready  ## few labels on real spectra, against the rivals (hours; goes on where it stopped; needs ../shared/real)
 	$(PATIENT) $(BIN)/python experiments/label_efficiency.py
+
+benchmark: .venv/.ready  ## speed of reading, and pre-training within a limit on memory (some minutes)
+	$(BIN)/python benchmarks/read_speed.py
+	$(BIN)/python benchmarks/streaming.py
 
 lab: .venv/.ready-lab  ## open JupyterLab on the chapters
 	$(BIN)/jupyter lab --notebook-dir nbs
