@@ -5,7 +5,7 @@
 # %% ../nbs/02_scanners.ipynb #459e7870
 from __future__ import annotations
 
-import datetime, difflib, functools, gc, hashlib, html, inspect, itertools, os, re, tempfile, warnings, zipfile, zlib
+import datetime, difflib, functools, gc, hashlib, html, inspect, itertools, lzma, os, re, tempfile, warnings, zipfile, zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ import pandas as pd
 
 from .energy import N_CHANNELS, EnergyAxis, Tube, fit_axes, fit_axis
 from .spectra import Spectra, cache_folder, flag_quality, measure_counts, quality_flags, write_parquet
-from .tables import (FEWEST_CHANNELS, TARGET_WORDS, TO_MM, channel_columns, decode_text, existing_path, first_cells, head_lines, in_units, is_baxil, is_itrax_results, is_missing, is_workbook,
+from .tables import (DEPTH_WORDS, FEWEST_CHANNELS, TARGET_WORDS, TO_MM, channel_columns, decode_text, existing_path, first_cells, head_lines, in_units, is_baxil, is_itrax_results, is_missing, is_workbook,
                            load_table, looks_like_table, read_areas, read_head, read_itrax_results, split_lines, standard_columns, standard_name, to_numbers)
 
 # %% auto #0
 __all__ = ['RECORD', 'NUMBER', 'TEXTS', 'NUMBERS', 'WHOLE', 'SPELLED', 'MOST_CHANNELS', 'WHOLE_NUMBER', 'DIGITS', 'DATA',
            'NEW_STYLE', 'CORE_AND_SECTION', 'UNITS', 'TOKEN', 'LENGTHS', 'SAID', 'MOST_RATIO', 'MOST_UNPACKED', 'BATCH',
            'TEXT', 'PARALLEL_FROM', 'MOST_THREADS', 'COLUMNS', 'ITRAX_TABLE', 'MONTHS', 'ITRAX_GAIN_KEV', 'PDZ_NAMES',
-           'FORMATS', 'AVAATECH_START', 'CACHE_FROM', 'SLICE', 'NotSpectra', 'read_table', 'parse_avaatech',
+           'FORMATS', 'AVAATECH_START', 'CACHE_FROM', 'SLICE', 'NO_CORE', 'NotSpectra', 'read_table', 'parse_avaatech',
            'parse_avaatech_name', 'section_top', 'Report', 'File', 'read_avaatech', 'read_itrax', 'read_xpt',
            'read_hub', 'read_pdz', 'Format', 'register', 'read', 'ingest', 'read_labels', 'join_labels', 'read_areas',
            'standard_name']
@@ -259,7 +259,9 @@ def _differ(a, b) -> bool:
 def _merge_sources(header: dict, name: dict) -> dict:
     "Header and name as one, with a note on what they disagree about."
     if "core" in name and not header.get("core", "0").strip("0"): header = {k: v for k, v in header.items() if k != "core"}
-    merged = name | header
+    same_core = "core" not in name or "core" not in header or not _differ(header["core"], name["core"])
+    if not same_core: name = {k: v for k, v in name.items() if k != "section"}  # "scan_001" is no section of core C
+    merged = name | header | ({"section": name["section"]} if name.get("section") else {})
     both = [k for k, v in name.items() if merged[k] != v and k != "date" and v != "" and _differ(merged[k], v)]
     if not both: return merged
     notes = ([header["note"]] if "note" in header else []) + [f"{k}: {header[k]!r} in the header, {name[k]!r} in the name" for k in both]
@@ -281,6 +283,14 @@ def section_top(
     return float(m[1]) * TO_MM[unit], why
 
 # %% ../nbs/02_scanners.ipynb #907b485d
+def _units_of(cores: np.ndarray, section_unit: str | dict | None) -> dict:
+    "The unit of section tops for each core."
+    if not isinstance(section_unit, dict): return {core: section_unit for core in cores}
+    keys = {_core_key(core): core for core in cores}
+    unknown = [core for core in section_unit if _core_key(core) not in keys]
+    if unknown: raise ValueError(f"section_unit names core {unknown[0]!r}; expected some of {list(cores)[:10]}")
+    return {keys[_core_key(core)]: unit for core, unit in section_unit.items()}
+
 def _with_depths(
     table: pd.DataFrame, # core, section, x_mm, folder, run; a row a spectrum
     section_unit: str | dict | None = None, # "cm", "mm", or {core: unit}
@@ -288,12 +298,13 @@ def _with_depths(
 ) -> pd.DataFrame: # with section_top_mm, depth_mm, rule, and trigger cores under a name of their own
     "Put every spectrum into its core."
     if zero not in ("x", "first"): raise ValueError(f"zero is {zero!r}; expected 'x' (depth = section top + X) or 'first' (+ X - first X)")
-    units = section_unit if isinstance(section_unit, dict) else {core: section_unit for core in table["core"].unique()}
+    units = _units_of(table["core"].unique(), section_unit)
     pairs = table[["core", "section"]].drop_duplicates()
     tops = {(c, s): section_top(s, units.get(c)) for c, s in pairs.itertuples(index=False)}
     keys = list(zip(table["core"], table["section"]))
     table = table.assign(section_top_mm=[tops[k][0] for k in keys], rule=[tops[k][1] for k in keys])
-    table["core"] = table["core"].where(table["rule"] != "trigger core", table["core"] + " TC")
+    trigger = table["section"].astype(str).str.upper().str.extract(r"(TC\d*)", expand=False)
+    table["core"] = table["core"].where(table["rule"] != "trigger core", table["core"] + " " + trigger)
     same = [table[c] if c in table else pd.Series("", index=table.index) for c in ("core", "section_top_mm", "voltage_kv")]
     start = table["x_mm"].groupby(same, dropna=False).transform("min") if zero == "first" else 0.0
     depth = table["section_top_mm"] + table["x_mm"] - start
@@ -434,6 +445,12 @@ def _shown(name: str) -> str:
     "A file's name with bytes that are no text replaced."
     return os.fsencode(name).decode("utf-8", "replace")
 
+def _not_ours(files: list[File], odd: list[dict], own: Path) -> tuple[list[File], list[dict]]:
+    "The files without what this package itself writes there: `own`, or what lies in it."
+    own = own.absolute()
+    ours = [f for f in files if own == Path(f.path).absolute() or own in Path(f.path).absolute().parents]
+    return [f for f in files if f not in ours] if ours else files, odd + [_row(f.name, "left out", "written by this package") for f in ours]
+
 def _kind_of(entry: os.DirEntry) -> tuple[str, os.stat_result | None]:
     "'folder', 'file' with its state, or what it is instead."
     try:
@@ -468,10 +485,14 @@ def _unpack(
     try:
         with zipfile.ZipFile(path) as archive:
             _check_sizes(archive, str(path))
+            seen = set()
             for member in (m for m in archive.infolist() if not m.is_dir()):
+                target = os.path.normpath(member.filename.replace("\\", "/"))
+                if target in seen: refused.append(_row(member.filename, "failed", "stands twice in the archive; expected each name once")); continue
+                seen.add(target)
                 if _leads_outside(member.filename): refused.append(_row(member.filename, "failed", "the name leads outside of the archive; expected one within")); continue
                 archive.extract(member, into)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as e:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, OSError) as e:
         raise ValueError(f"{path}: cannot be unpacked ({str(e)[:120]}); expected a whole zip archive without a password") from None
     return refused
 
@@ -577,24 +598,36 @@ def _take(
 # %% ../nbs/02_scanners.ipynb #2b87aaa6
 COLUMNS = ["core", "section", "depth_mm", "section_top_mm", "x_mm", "y_mm", "run", "replicate", "voltage_kv", "current_ma", "live_s", "real_s", "cps", "date", "filename"]
 
+def _check_avaatech(voltage_kv: float | None = None, overlap: str = "later", rescans: str = "replace", zero: str = "x", energy: str = "fit") -> None:
+    "Complain of options that cannot be."
+    if not (voltage_kv is None or (isinstance(voltage_kv, (int, float)) and voltage_kv > 0)): raise ValueError(f"voltage_kv is {voltage_kv!r}; expected a number above 0, or None for all")
+    choices = dict(overlap=(overlap, ("later", "keep")), rescans=(rescans, ("replace", "keep")), zero=(zero, ("x", "first")), energy=(energy, ("fit", "align", "nominal")))
+    for name, (value, known) in choices.items():
+        if value not in known: raise ValueError(f"{name} is {value!r}; expected {' or '.join(map(repr, known))}")
+
+def _add_note(table: pd.DataFrame, rows: pd.Series, text: str) -> None:
+    "Add a note to some rows, in place."
+    table.loc[rows, "note"] = [f"{old}; {text}" if old else text for old in table.loc[rows, "note"]]
+
 def _judged(
     table: pd.DataFrame, # of all files read
     voltage_kv: float | None, # None: all
     section_unit: str | dict | None, zero: str, overlap: str, rescans: str, # as for `read_avaatech`
 ) -> pd.DataFrame: # placed in cores, with `status` and `note`
     "Decide on every spectrum: read, or left out and why."
-    if not (voltage_kv is None or (isinstance(voltage_kv, (int, float)) and voltage_kv > 0)): raise ValueError(f"voltage_kv is {voltage_kv!r}; expected a number above 0, or None for all")
-    if overlap not in ("later", "keep"): raise ValueError(f"overlap is {overlap!r}; expected 'later' (the later scan wins) or 'keep' (keep both)")
-    if rescans not in ("replace", "keep"): raise ValueError(f"rescans is {rescans!r}; expected 'replace' (what was scanned before) or 'keep' (both)")
+    _check_avaatech(voltage_kv, overlap, rescans, zero)
     table = _with_depths(_completed(table), section_unit, zero)
-    usual = table["channels"].mode().iloc[0]
+    wanted = table["voltage_kv"].isna() | ((table["voltage_kv"] - (voltage_kv or 0)).abs() <= 0.5) | (voltage_kv is None)
+    usual = table.loc[wanted if wanted.any() else slice(None), "channels"].mode().iloc[0]
     table = table.assign(status="read", note=table["note"].astype(object).fillna("") if "note" in table else "")
-    odd = table["channels"] != usual
+    odd = (table["channels"] != usual) & wanted
     table.loc[odd, "note"] = table.loc[odd, "channels"].map(lambda n: f"has {n} channels; expected {usual}, as most files have")
     table.loc[odd, "status"] = "failed"
-    other = (table["status"] == "read") & table["voltage_kv"].notna() & ((table["voltage_kv"] - (voltage_kv or 0)).abs() > 0.5) & (voltage_kv is not None)
+    other = ~wanted
     table.loc[other, "note"] = table.loc[other, "voltage_kv"].map(lambda kv: f"{kv:g} kV; {voltage_kv:g} kV asked for")
     table.loc[other, "status"] = "left out"
+    _add_note(table, table["voltage_kv"].isna() & (voltage_kv is not None), "no voltage stated, kept")
+    if "core_depth_mm" in table: _add_note(table, (table["core_depth_mm"] - table["depth_mm"]).abs() > 1, "the name states another depth in the core")
     return _without_superseded(_with_strays(table), overlap == "later", rescans == "replace")
 
 # %% ../nbs/02_scanners.ipynb #ba9cd989
@@ -603,8 +636,10 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
     missing = {c: np.nan for c in COLUMNS if c not in table}
     table = table.assign(**missing, folder=table["filename"].map(os.path.dirname))
     for column, unknown in (("core", "unnamed"), ("section", ""), ("date", "")): table[column] = table[column].astype(object).fillna(unknown).astype(str)
+    spelled = {}
+    table["core"] = table["core"].map(lambda core: spelled.setdefault(_core_key(core), core))  # GeoB-1 and GeoB_1 are one core
     parts = [table["folder"] + "/" + table["core"] + "_" + table["section"], table["run"].map(lambda r: f" run {r:g}" if pd.notna(r) else ""), table["voltage_kv"].map(lambda v: f" {v:g} kV" if pd.notna(v) else "")]
-    if "energy_fitted" in table: table["energy_fitted"] = table["energy_fitted"].eq(True)
+    if "energy_fitted" in table: table = table.assign(energy_fitted=table["energy_fitted"].eq(True), gain_kev=table["gain_kev"].fillna(EnergyAxis().gain_kev), offset_kev=table["offset_kev"].fillna(EnergyAxis().offset_kev), energy_note=table["energy_note"].astype(object).fillna("another number of channels"))
     return table.assign(scan=(parts[0] + parts[1] + parts[2]).str.lstrip("/"))
 
 def _without_superseded(table: pd.DataFrame, overlaps: bool = True, rescans: bool = True) -> pd.DataFrame:
@@ -613,7 +648,7 @@ def _without_superseded(table: pd.DataFrame, overlaps: bool = True, rescans: boo
         rows = part.index
         by = _superseded(table.loc[rows], overlaps, rescans)
         gone = rows[by != ""]
-        table.loc[gone, "status"], table.loc[gone, "note"] = "left out", [f"superseded by the later scan '{scan}'" for scan in by[by != ""]]
+        table.loc[gone, "status"], table.loc[gone, "note"] = "left out", [f"superseded by the later scan '{scan}'" + (f"; {old}" if old else "") for scan, old in zip(by[by != ""], table.loc[gone, "note"])]
     return table
 
 # %% ../nbs/02_scanners.ipynb #74a81c47
@@ -641,8 +676,8 @@ def _depth_part(table: pd.DataFrame) -> pd.DataFrame: # a row a section
 def _section_notes(row) -> list[str]:
     "What is unusual about a section."
     starts = [f"starts at X = {row.first_x_mm:g} mm"] if row.first_x_mm > 10 else []
-    unknown = ["no position known"] if row.placed < row.files else []
-    return starts + unknown + ([f"{row.rule}; depth within the section"] if np.isnan(row.top_mm) else [])
+    if np.isnan(row.top_mm): return starts + [f"{row.rule}, so there is no depth in the core"]
+    return starts + (["no position known"] if row.placed < row.files else [])
 
 def _energy_part(info: pd.DataFrame, reason: pd.Series) -> pd.DataFrame: # a row a core
     "Gains that were fitted, core by core."
@@ -691,7 +726,7 @@ def _avaatech_table(
     if not len(table): raise ValueError(_all_failed(failures, where))
     table = _judged(table, voltage_kv, section_unit, zero, overlap, rescans)
     rows = _in_order(table)
-    if not len(rows): raise ValueError(f"{where}: none of its {len(table)} spectra stays: {table['note'].iloc[0]}; expected voltage_kv= one of {sorted(table['voltage_kv'].dropna().unique())}, or None for all")
+    if not len(rows): raise ValueError(f"{where}: none of its {len(table)} spectra stays: {table['note'].iloc[0]}; expected voltage_kv= one of {sorted(map(float, table['voltage_kv'].dropna().unique()))}, or None for all")
     info = _info_of(rows)
     return counts, rows, info, EnergyAxis(n_channels=int(rows["channels"].iloc[0])), _avaatech_report(table, rows, failures, info, where)
 
@@ -928,15 +963,27 @@ def _join_results(info: pd.DataFrame, table: pd.DataFrame | None, axis: EnergyAx
     if table is None: return info
     rows = table.assign(stem=table["filename"].map(lambda f: Path(f).stem.lower())).drop_duplicates("stem", keep="last").set_index("stem")
     rows = rows.reindex(info["filename"].map(lambda f: Path(f).stem.lower()))
+    if "x_mm" in info and "depth_mm" in rows:  # another section's Results.txt has the same file names at other positions
+        away = np.abs(rows["depth_mm"].to_numpy(dtype=float, na_value=np.nan) - info["x_mm"].to_numpy(dtype=float)) > 0.5
+        rows = rows.where(np.broadcast_to(~away[:, None], rows.shape))
     valid = pd.array([None if pd.isna(v) else bool(v) for v in rows["valid"]], dtype="boolean")
     info["valid"] = valid.astype(bool) if not valid.isna().any() else valid
     return info.assign(**{c: rows[c].fillna(info[c].iloc[0]).to_numpy() for c in ("gain_kev", "offset_kev")}) if per_row else info
 
 # %% ../nbs/02_scanners.ipynb #de6a7b41
+def _of_one_width(parts: list, rows: list[dict], root: Path) -> tuple[list, list[dict]]:
+    "The spectra with as many channels as most have; the others' rows say why they are not read."
+    widths = pd.Series([len(counts) for _, (counts, _) in parts])
+    usual = int(widths.mode().iloc[0])
+    odd = {path.relative_to(root).as_posix(): width for (path, _), width in zip(parts, widths) if width != usual}
+    failed = lambda row: row | dict(status="failed", spectra=0, note=f"has {odd[row['item']]} channels; expected {usual}, as most files have")
+    return [part for part, width in zip(parts, widths) if width == usual], [failed(row) if row["item"] in odd else row for row in rows]
+
 def _itrax_folder(paths: list[Path], root: Path, top: Path, settings=None, axis: EnergyAxis | None = None, results=None, core: str | None = None, strict: bool = True) -> tuple[Spectra | None, list[dict], list[str]]:
     "The Itrax files of one folder: spectra, rows of the report, remarks."
     parts, rows = _each(paths, root, lambda path: _itrax_parse(path.read_bytes(), str(path)), "Itrax", strict)
     if not parts: return None, rows, []
+    if not strict: parts, rows = _of_one_width(parts, rows, root)
     n = len(parts[0][1][0])
     other = next((path for path, (counts, _) in parts if len(counts) != n), None)
     if other: raise ValueError(f"{other}: found {len(dict(parts)[other][0])} channels; expected {n}, as in {parts[0][0].name}")
@@ -1078,7 +1125,7 @@ def read_xpt(
 # %% ../nbs/02_scanners.ipynb #170cef97
 def _is_xpt(path: Path) -> bool:
     "True for a folder in the layout that MAX was trained on."
-    return path.is_dir() and (path / "spe").is_dir() and any(first_cells(read_head(p))[:1] in (["dirname"], ["filename"]) for p in sorted(path.glob("*.csv")))
+    return path.is_dir() and any((path / "spe").glob("*.csv")) and any(first_cells(read_head(p))[:1] in (["dirname"], ["filename"]) for p in sorted(path.glob("*.csv")))
 
 # %% ../nbs/02_scanners.ipynb #fee265ba
 def _hub_patterns(part: str, info: str, target: str | None) -> list[str]:
@@ -1281,7 +1328,7 @@ def _one_by_one(kind: Format, files: list[File], options: dict) -> tuple[list[Sp
         try: part = _read_one(kind, Path(file.path), options)
         except NotSpectra: rows.append(_row(file.name, "left out", "a table without counts: for join_labels, if it holds laboratory values")); continue
         except (ValueError, OSError) as e: rows.append(_row(file.name, "failed", str(e).removeprefix(f"{file.path}: "), format=kind.name)); continue
-        parts.append(part.replaced(info=part.info.assign(filename=file.name)))
+        parts.append(part.replaced(info=part.info.rename(columns={"filename": "source"} if "source" not in part.info else {}).assign(filename=file.name)))
         rows.append(_row(file.name, "read", "", len(part), kind.name))
     return parts, rows
 
@@ -1301,7 +1348,10 @@ def _joined(parts: list[Spectra], onto: EnergyAxis | None, where: str) -> Spectr
     if onto is not None: parts = [p.rebin(onto, outside="drop") for p in parts]
     axes = list(dict.fromkeys(p.axis for p in parts))
     if len(axes) > 1: raise ValueError(f"{where}: holds spectra on {len(axes)} energy axes: {axes[0]} and {axes[1]}; expected one, so read a folder of one instrument, or ask for onto=EnergyAxis() to bring all onto one axis")
-    return Spectra.concat(parts) if len(parts) > 1 else parts[0]
+    if len(parts) == 1: return parts[0]
+    joined = Spectra.concat(parts)
+    names = {c: joined.info[c].map(str, na_action="ignore") for c in ("core", "section", "filename", "source") if c in joined.info}
+    return joined.replaced(info=joined.info.assign(**names))
 
 # %% ../nbs/02_scanners.ipynb #a25d3863
 def _read_tree(path: Path, options: dict, only: str | None = None, onto: EnergyAxis | None = None) -> Spectra:
@@ -1325,8 +1375,9 @@ def _read_files(files: list[File], odd: list[dict], where: str, options: dict, o
     kinds, rows = _sorted_out(files, only)
     present = [f for f in FORMATS if f.name in kinds]
     if present: _check_options(present, options, where)
+    _check_avaatech(**{name: value for name, value in options.items() if name in ("voltage_kv", "overlap", "rescans", "zero", "energy")})
     done = [_read_kind(kind, kinds[kind.name], options, where) for kind in present]
-    parts, rows = [p for some, _, _ in done for p in some], pd.concat([t for t in (pd.DataFrame(odd + rows), *(more for _, more, _ in done)) if len(t)], ignore_index=True) if odd or rows or done else pd.DataFrame()
+    parts, rows = [p for some, _, _ in done for p in some], pd.concat([pd.DataFrame(odd + rows, columns=list(_row("", ""))), *(more for _, more, _ in done)], ignore_index=True)
     if not parts: raise ValueError(_nothing(rows, where))
     spectra = _joined(parts, onto, where)
     steps = {step: pd.concat([rest[step] for _, _, rest in done if step in rest], ignore_index=True) for step in dict.fromkeys(step for _, _, rest in done for step in rest)}
@@ -1352,7 +1403,9 @@ def read(
     "Read spectra of any supported kind, recognised by content. Raises `ValueError` for what is not recognised and for bad content."
     path = existing_path(path)
     whole = _whole_folder(path)
-    if whole: return _read_one_checked(whole, path, options)
+    if whole:
+        spectra = _read_one_checked(whole, path, options)
+        return spectra.rebin(onto, outside="drop") if onto else spectra
     if path.is_dir() or _is_zip(path): return _read_cached(path, onto, cache, options)
     if not path.is_file(): raise ValueError(f"{path}: neither a file nor a folder; expected one of them")
     try: kind = _format_of(path)
@@ -1376,10 +1429,20 @@ def _unknown(path: Path) -> str:
 # %% ../nbs/02_scanners.ipynb #7cfcbc28
 CACHE_FROM = 1000
 
+def _code_of(function) -> str:
+    "What a function does, as far as its own code tells."
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)} {code.co_code.hex() + str(code.co_names) if code else ''}"
+
+def _state_of(value):
+    "An option's value; of a file that is named, its state as well."
+    there = isinstance(value, (str, Path)) and Path(value).is_file()
+    return (str(Path(value).resolve()), Path(value).stat().st_size, Path(value).stat().st_mtime_ns) if there else value
+
 def _fingerprint(files: list[File], asked: str) -> str:
     "A digest of what files are there, and of how they are to be read."
     from max_nb import __version__
-    digest = hashlib.sha256(f"{__version__} {asked} {[(f.name, inspect.getsource(f.read) if f.read.__module__ == '__main__' else f.read.__qualname__) for f in FORMATS]}".encode())
+    digest = hashlib.sha256(f"{__version__} {asked} {[(f.name, *map(_code_of, (f.recognises, f.read, f.many))) for f in FORMATS]}".encode())
     for file in files: digest.update(f"{file.name}\0{file.size}\0{file.mtime}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
@@ -1401,17 +1464,20 @@ def _kept(path: Path, fingerprint: str, where: str) -> Spectra | None:
     except (OSError, ValueError): return None
     spectra.meta.pop("fingerprint")
     steps = {step: part.drop(columns="step").dropna(axis=1, how="all").reset_index(drop=True).infer_objects() for step, part in table.groupby("step", sort=False)}
+    for part in steps.values():
+        for c in part.select_dtypes("float"): part[c] = part[c].astype(int) if part[c].notna().all() and (part[c] % 1 == 0).all() and not c.endswith(("_mm", "_kev", "_low", "_high")) else part[c]
     spectra.report = Report(steps, f"{where} (unchanged since it was last read)")
     return spectra
 
 # %% ../nbs/02_scanners.ipynb #bcfabbcf
 def _read_cached(path: Path, onto: EnergyAxis | None, cache: bool | str | Path | None, options: dict) -> Spectra:
     "Read a folder or archive, or take from the cache what is unchanged."
-    files, odd = _walk(path) if path.is_dir() else _listed(path)
+    kept = cache_folder() if cache in (None, True, False) else Path(cache)
+    files, odd = _not_ours(*_walk(path), kept) if path.is_dir() else _listed(path)
     if cache is False or (cache is None and len(files) < CACHE_FROM and sum(f.size for f in files) < 64 << 20): return _fresh(path, files, odd, onto, options)
-    where = cache_folder() if cache in (None, True) else Path(cache)
+    where = kept
     asked = repr((str(path.resolve()), onto, sorted(options.items())))
-    fingerprint = _fingerprint(files, asked)
+    fingerprint = _fingerprint(files, asked + repr([_state_of(value) for value in options.values()]))
     kept = where / f"{path.name}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.parquet"
     spectra = _kept(kept, fingerprint, _shown(str(path)))
     if spectra is None: _keep(spectra := _fresh(path, files, odd, onto, options), kept, fingerprint)
@@ -1429,7 +1495,7 @@ def ingest(
 ) -> Report: # what became of every file
     "Read an archive of any size into a Parquet file, in little memory. Raises `ValueError` as `read` does, and then writes nothing."
     path, out = existing_path(path), Path(out)
-    files = _walk(path) if path.is_dir() else ([], [])
+    files = _not_ours(*_walk(path), out) if path.is_dir() else ([], [])
     kinds, rows = _sorted_out(files[0])
     if set(kinds) != {"Avaatech"} or options.get("energy") == "align" or options.get("onto") is not None:
         spectra = read(path, **{"cache": False, **options})
@@ -1463,7 +1529,9 @@ def read_labels(
 ) -> pd.DataFrame: # standard names: core, depth_mm, targets in wt%; `.attrs`: targets, odd
     "Read laboratory values. Raises `ValueError` for an unreadable table, no targets, or values beyond -10 to 110 wt%."
     where = "the laboratory table" if isinstance(table, pd.DataFrame) else str(table)
-    raw = table.reset_index(drop=True) if isinstance(table, pd.DataFrame) else load_table(existing_path(table), **options)
+    raw = table.reset_index(drop=all(name is None for name in table.index.names)) if isinstance(table, pd.DataFrame) else load_table(existing_path(table), **options)
+    twice = raw.columns[raw.columns.duplicated()].tolist()
+    if twice or not len(raw): raise ValueError(f"{where}: " + (f"has columns of the same name: {twice}; expected unique names" if twice else "has no rows; expected one for each sample"))
     decimal = raw.attrs.get("decimal", ".")
     labels, factors = standard_columns(raw, where, depth_unit)
     targets = _label_targets(labels, [targets] if isinstance(targets, str) else targets, where)
@@ -1500,6 +1568,7 @@ def _nearest_spectrum(
 ) -> tuple[int, float, str]: # row of the spectrum or -1, distance in mm, why not
     "Find the spectrum for one sample, or say why there is none."
     rows = np.flatnonzero((core == wanted) & np.isfinite(depth))
+    if wanted == "": return -1, np.nan, "the sample has no core"
     if not np.isfinite(at): return -1, np.nan, "the sample has no depth"
     if not len(rows): return -1, np.nan, _why_no_core(core, wanted)
     distance = np.abs(depth[rows] - at)
@@ -1515,9 +1584,11 @@ def _why_no_core(core: np.ndarray, wanted: str) -> str:
     return f"core '{wanted}' was not scanned" + (f"; '{like[0]}' was" if like else "")
 
 # %% ../nbs/02_scanners.ipynb #13e82e44
+NO_CORE = "(no core)"
+
 def _core_keys(spectra: Spectra, labels: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     "Core keys of spectra and samples; `ValueError` if one side does not say and the other has several."
-    sides = [side["core"].map(_core_key).to_numpy(dtype=object) if "core" in side else None for side in (spectra.info, labels)]
+    sides = [side["core"].astype(object).map(lambda core: none if pd.isna(core) else _core_key(core)).to_numpy(dtype=object) if "core" in side else None for side, none in ((spectra.info, NO_CORE), (labels, ""))]
     if sides[0] is not None and sides[1] is not None: return tuple(sides)
     named = next((side for side in sides if side is not None), np.array(["the core"], dtype=object))
     if len(set(named)) > 1: raise ValueError(f"{labels.attrs['where']}: {'the spectra have' if sides[0] is None else 'it has'} no column 'core', and there are {len(set(named))} cores; found {list(labels.columns)} there and {list(spectra.info.columns)} with the spectra, expected a column 'core' in both")
@@ -1528,12 +1599,11 @@ def _by_depth(
     spectra: Spectra, labels: pd.DataFrame, depth: str, tolerance_mm: float, offset_mm: float = 0.0 # as for `join_labels`
 ) -> tuple[pd.DataFrame, pd.DataFrame]: # a row a sample: spectrum, distance_mm, why; a row for each spectrum within the tolerance of a sample: row, spectrum, distance_mm
     "Match samples to spectra by core and depth."
-    if not tolerance_mm >= 0: raise ValueError(f"tolerance_mm is {tolerance_mm!r}; expected a number of at least 0")
     have, want = _core_keys(spectra, labels)
     depths, at = spectra.targets(depth)[depth].to_numpy(), labels["depth_mm"] + offset_mm
     found = pd.DataFrame([_nearest_spectrum(have, depths, core, d, tolerance_mm) for core, d in zip(want, at)], columns=["spectrum", "distance_mm", "why"], index=labels.index)
     near = [(row, i, abs(depths[i] - d)) for row, core, d in zip(labels.index, want, at) for i in np.flatnonzero((have == core) & (np.abs(depths - d) <= tolerance_mm + 1e-6))]
-    return found, pd.DataFrame(near, columns=["row", "spectrum", "distance_mm"])
+    return found, pd.DataFrame(near, columns=["row", "spectrum", "distance_mm"]).astype({"row": int, "spectrum": int, "distance_mm": float})
 
 # %% ../nbs/02_scanners.ipynb #41cc9878
 def _by_id(spectra: Spectra, labels: pd.DataFrame, on: str) -> pd.DataFrame: # a row a sample: spectrum, distance_mm, why
@@ -1549,7 +1619,9 @@ def _by_id(spectra: Spectra, labels: pd.DataFrame, on: str) -> pd.DataFrame: # a
 def _choose_id(spectra: Spectra, labels: pd.DataFrame, depth: str) -> str | None:
     "None if both sides have a depth; else a column that both have and that names each spectrum."
     if "depth_mm" in labels and depth in spectra.info: return None
-    skip = {"core", "depth_mm", depth, *labels.attrs["targets"]}
+    bare = [c for c in labels if re.sub(r"[^a-z]", "", str(c).lower()) in DEPTH_WORDS and c not in ("depth_mm", depth)]
+    if bare and depth in spectra.info: raise ValueError(f"{labels.attrs['where']}: the column {bare[0]!r} states no unit; expected one in the header, as in 'Depth (cm)', or depth_unit=")
+    skip = {"core", "section", "depth_mm", depth, *labels.attrs["targets"]}
     shared = [c for c in labels if c in spectra.info and c not in skip and spectra.info[c].is_unique and spectra.info[c].notna().all()]
     if not shared: raise ValueError(f"{labels.attrs['where']}: nothing to join by; found columns {list(labels.columns)} there and {list(spectra.info.columns)} with the spectra, expected a depth with its unit in both ('Depth (cm)', or depth_unit=), or a shared name of each spectrum")
     return shared[0]
@@ -1635,6 +1707,7 @@ def join_labels(
     **options, # sheet, separator, decimal
 ) -> Spectra: # with targets in info, NaN where not measured, and `.report`
     "Attach laboratory values to spectra. Raises `ValueError` if the table cannot be read or joined, or nothing matches."
+    _check_join(spectra, on, several, tolerance_mm, offset_mm)
     labels = _without_negatives(read_labels(table, targets, depth_unit, **options), negative)
     on = on or _choose_id(spectra, labels, depth)
     match, near = (_by_id(spectra, labels, on), None) if on else _by_depth(spectra, labels, depth, tolerance_mm, offset_mm)
@@ -1643,7 +1716,15 @@ def join_labels(
     report = Report({**(spectra.report.parts if spectra.report else {}), "labels": _labels_part(labels, match, values), "targets": about}, spectra.report.where if spectra.report else labels.attrs["where"])
     if not values["used"].any(): raise ValueError(f"{labels.attrs['where']}: no laboratory value found its spectrum; " + "; ".join(_remarks(report["labels"], 3)).replace("  ", "") + "; expected the cores and depths of the spectra")
     joined = spectra.replaced(info=info, report=report)
-    return _mean_joined(joined, match, near) if several == "mean" and near is not None else joined
+    return _mean_joined(joined, match, near[near["row"].isin(values.loc[values["used"], "row"])]) if several == "mean" else joined
+
+def _check_join(spectra: Spectra, on: str | None, several: str, tolerance_mm: float, offset_mm: float) -> None:
+    "Complain of settings that cannot be, or that would do nothing."
+    for name, value, least in (("tolerance_mm", tolerance_mm, 0), ("offset_mm", offset_mm, -np.inf)):
+        if not (isinstance(value, (int, float, np.number)) and value >= least): raise ValueError(f"{name} is {value!r}; expected a number" + (f" of at least {least}" if np.isfinite(least) else ""))
+    if on is not None and (several != "nearest" or offset_mm): raise ValueError(f"on is {on!r}, so depths are not looked at; expected several='nearest' and no offset_mm")
+    voltages = spectra.info["voltage_kv"].dropna().round().unique() if "voltage_kv" in spectra.info else []
+    if several == "mean" and len(voltages) > 1: raise ValueError(f"several is 'mean', and the spectra are of several voltages: {sorted(map(float, voltages))} kV; expected those of one")
 
 def _mean_joined(joined: Spectra, match: pd.DataFrame, near: pd.DataFrame) -> Spectra:
     "The matched spectra replaced by means, and a column that says of how many."

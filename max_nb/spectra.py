@@ -355,7 +355,7 @@ class Spectra:
         "The same spectra on another axis, their counts conserved. Raises `ValueError` if some would fall outside."
         counts = self.counts if axis == self.axis else rebin_counts(self.counts, self.axis, axis)
         if outside != "drop": _check_kept(self.counts, counts, axis, outside)
-        return Spectra(counts, self.info, axis, self.meta)
+        return self.replaced(counts=counts, info=_own_axes(self.info, self.axis, axis), axis=axis)
 
     def aligned(self,
         axis: EnergyAxis | None = None, # the axis wanted; None: the one that these spectra are said to be on
@@ -364,7 +364,7 @@ class Spectra:
         axis, own = axis or self.axis, self.targets(["gain_kev", "offset_kev"])
         if not (own["gain_kev"] > 0).all() or own["offset_kev"].isna().any(): raise ValueError(f"info columns 'gain_kev' and 'offset_kev': row {int((~(own['gain_kev'] > 0) | own['offset_kev'].isna()).argmax())} holds no energy scale; expected one in keV for each spectrum")
         parts = [align_counts(self.counts[rows], own["gain_kev"].to_numpy()[rows], own["offset_kev"].to_numpy()[rows], axis) for rows in _chunks(len(self))]
-        return Spectra(np.concatenate(parts), self.info.assign(gain_kev=axis.gain_kev, offset_kev=axis.offset_kev), axis, self.meta)
+        return self.replaced(counts=np.concatenate(parts), info=self.info.assign(gain_kev=axis.gain_kev, offset_kev=axis.offset_kev), axis=axis)
 
     @classmethod
     def concat(cls,
@@ -398,6 +398,12 @@ class Spectra:
         except ValueError as e: raise ValueError(f"{path}: {e}") from None
 
 # %% ../nbs/01_spectra.ipynb #48a3cb28
+def _own_axes(info: pd.DataFrame, old: EnergyAxis, new: EnergyAxis) -> pd.DataFrame:
+    "Each spectrum's own gain and offset, where they are known, in terms of the new channels."
+    if not {"gain_kev", "offset_kev"} <= set(info) or old == new: return info
+    gain, offset = (pd.to_numeric(info[c]) for c in ("gain_kev", "offset_kev"))
+    return info.assign(gain_kev=gain * new.gain_kev / old.gain_kev, offset_kev=offset + gain * (new.offset_kev - old.offset_kev) / old.gain_kev)
+
 def _check_kept(before: np.ndarray, after: np.ndarray, axis: EnergyAxis, outside: str) -> None:
     "Complain if rebinning lost counts."
     if outside != "error": raise ValueError(f"outside is {outside!r}; expected 'error' or 'drop'")
@@ -531,7 +537,8 @@ def flag_quality(
     spectra: Spectra, # info: core, section, live_s, real_s where they are known
 ) -> Spectra: # info with dead_time (fraction) and columns flag_...
     "Flag what deserves a second look: dead time above 50 %, no live time, no or few counts, clipped peaks, count rates far from their section's."
-    measures = measure_counts(spectra.counts)
+    parts = [measure_counts(spectra.counts[rows]) for rows in _chunks(len(spectra))]
+    measures = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if len(spectra) else dict(total=np.zeros(0), clipped=np.zeros(0, bool))
     flags = quality_flags(spectra.info, **measures)
     return spectra.replaced(info=spectra.info.drop(columns=[c for c in flags if c in spectra.info]).join(flags))
 

@@ -161,6 +161,7 @@ def _csv(path: Path, separator: str | None = None, decimal: str | None = None) -
     try: table = pd.read_csv(io.StringIO("\n".join(lines)), sep=r"\s+" if separator == " " else separator, decimal=decimal, names=names, header=0, index_col=False, skipinitialspace=True,
                         dtype={n: str for n in names if n not in counts}, keep_default_na=False, na_values={n: [""] for n in counts})
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise ValueError(f"{path}: cannot be cut into cells ({str(e).strip()[:80]}); expected as many in each line as in the header") from None
+    if len(table) != len(lines) - 1: raise ValueError(f"{path}: {len(lines) - 1} lines of text make {len(table)} rows; expected as many, so look for a quotation mark that is not closed")
     return _typed(table, counts, decimal)
 
 # %% ../nbs/01_tables.ipynb #6fe8010a

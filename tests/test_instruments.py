@@ -17,7 +17,7 @@ from test_tables import BAXIL, RESULTS, write
 REAL = Path(__file__).parents[1] / "../shared/real/itrax"
 AXIS = EnergyAxis(0.01026698, -0.00993069)
 COUNTS = np.random.default_rng(0).poisson(30, N_CHANNELS)
-HEADER = {"Date:": "22-Sep-20", "Time:": "8:08 PM", "Sample name:": "CD166-19", "Section name:": "S1", "Position": "707.54\tmm", "E0": "0.0\tkeV", "E1": "1.0\tkeV/channel", "sample surface": "6.47\tcm", "Tube anode:": "Mo",
+HEADER = {"Date:": "22-Sep-20", "Time:": "8:08 PM", "Sample name:": "CD166-19", "Section name:": "S1", "Position": "11.0\tmm", "E0": "0.0\tkeV", "E1": "1.0\tkeV/channel", "sample surface": "6.47\tcm", "Tube anode:": "Mo",
           "Tube voltage:": "30\tkV", "Tube current:": "30\tmA", "number_mca_channels": "2048.000000\tno:", "livetime": "13.48\tseconds", "runtime": "15.0\tseconds", "input_count_rate": "44598.5\tcps"}
 SETTINGS = "[detector parameters]\nkeV/channel 2 = 0.01026698\nenergy offset 2 = -0.00993069\nFWHM slope 2 = 0.0099\n"
 
@@ -82,7 +82,7 @@ def stand_in(records):
 def test_itrax_any_line_end_and_number(end, row_end, form):
     counts, info = instruments._itrax_parse(itrax(end=end, row_end=row_end, form=form), "a.spe")
     assert counts.dtype == np.int32 and np.array_equal(counts, COUNTS)
-    assert info["core"] == "CD166-19" and info["section"] == "S1" and info["depth_mm"] == info["x_mm"] == 707.54 and info["voltage_kv"] == 30 and info["current_ma"] == 30
+    assert info["core"] == "CD166-19" and info["section"] == "S1" and info["depth_mm"] == info["x_mm"] == 11.0 and info["voltage_kv"] == 30 and info["current_ma"] == 30
     assert info["live_s"] == 13.48 and info["cps"] == 44598.5 and info["date"] == "2020-09-22T20:08:00" and info["anode"] == "Mo" and info["surface_cm"] == 6.47
 
 

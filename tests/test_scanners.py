@@ -200,7 +200,7 @@ def test_every_row_is_accounted_for(s):
     assert report["status"].tolist() == ["matched", "not matched", "not matched", "not matched", "matched", "no value", "matched", "not matched"]
     assert "20 mm away" in report["note"][1] and "no depth" in report["note"][2] and "'c' was not scanned" in report["note"][3]
     text = whole.summary(most=2)
-    assert "8 samples of the laboratory table, 3 matched" in text and "... and 1 more kinds of remark" in text and "TOC of 3 spectra" in text
+    assert "8 samples of the laboratory table, 3 matched" in text and "... and 2 more kinds of remark" in text and "TOC of 3 spectra" in text
 
 
 def test_near_and_equally_near_samples(s):
