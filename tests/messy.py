@@ -199,7 +199,7 @@ def _clutter(folder: Path) -> list[str]: # names
     for name, data in texts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    with zipfile.ZipFile(folder / "overview.xlsx", "w") as book: book.writestr("xl/workbook.xml", "<workbook/>")
+    with zipfile.ZipFile(folder / "overview.xlsx", "w") as book: book.writestr(zipfile.ZipInfo("xl/workbook.xml", (2018, 9, 18, 14, 4, 0)), "<workbook/>")
     (folder / "SO264-28-2" / "Run 2 at  30kV").mkdir(parents=True, exist_ok=True)
     return [*texts, "overview.xlsx"]
 

@@ -222,9 +222,9 @@ def test_mixtures_take_only_what_they_need():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="private memory is limited and measured as Linux does")
 def test_an_archive_larger_than_the_memory_allowed():
     script = Path(__file__).parents[1] / "benchmarks" / "streaming.py"
-    command = [sys.executable, script, "--spectra", 125_000, "--channels", 512, "--allowed", 180, "--batch", 16, "--steps", 3, "--json", "--jobs", "write", "on disk", "in memory"]
+    command = [sys.executable, script, "--spectra", 125_000, "--channels", 512, "--allowed", 225, "--batch", 16, "--steps", 3, "--json", "--jobs", "write", "on disk", "in memory"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     write, disk, memory = map(json.loads, done.stdout.splitlines())
     assert "failed" not in write and "failed" not in disk and "failed" in memory, done.stdout
-    assert disk["VmData_mb"] < 180 < 125_000 * 512 * 4 / 2**20 and disk["loss"] > 0
+    assert disk["VmData_mb"] < 225 < 125_000 * 512 * 4 / 2**20 and disk["loss"] > 0
