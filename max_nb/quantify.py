@@ -783,8 +783,8 @@ def _run_ingest(a):
 
 def _is_parquet(path) -> bool:
     "Does the file begin as Parquet files do?"
-    if not Path(path).is_file(): return False
-    with open(path, "rb") as file: return file.read(4) == b"PAR1"
+    from max_nb.tables import read_head
+    return Path(path).is_file() and read_head(path, 4) == b"PAR1"
 
 # %% ../nbs/12_quantify.ipynb #95b3b97a
 def main(argv: list[str] | None = None, # None: the command line's

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .energy import N_CHANNELS, EnergyAxis, Tube, fit_axes, fit_axis
-from .spectra import Spectra, cache_folder, flag_quality, measure_counts, quality_flags, write_parquet
+from .spectra import Spectra, cache_folder, flag_quality, measure_counts, quality_flags, write_atomically, write_parquet
 from .tables import (DEPTH_WORDS, FEWEST_CHANNELS, TARGET_WORDS, TO_MM, channel_columns, decode_text, existing_path, first_cells, head_lines, in_units, is_baxil, is_itrax_results, is_missing, is_workbook,
                            load_table, looks_like_table, read_areas, read_head, read_itrax_results, split_lines, standard_columns, standard_name, to_numbers)
 
@@ -445,11 +445,13 @@ def _shown(name: str) -> str:
     "A file's name with bytes that are no text replaced."
     return os.fsencode(name).decode("utf-8", "replace")
 
-def _not_ours(files: list[File], odd: list[dict], own: Path) -> tuple[list[File], list[dict]]:
-    "The files without what this package itself writes there: `own`, or what lies in it."
-    own = own.absolute()
-    ours = [f for f in files if own == Path(f.path).absolute() or own in Path(f.path).absolute().parents]
-    return [f for f in files if f not in ours] if ours else files, odd + [_row(f.name, "left out", "written by this package") for f in ours]
+def _not_ours(root: Path, own: Path) -> tuple[list[File], list[dict]]:
+    "The files of a folder without what this package itself writes there: `own`, or what lies in it."
+    (files, odd), own = _walk(root), os.path.abspath(own)
+    if not own.startswith(os.path.join(os.path.abspath(root), "")): return files, odd
+    is_ours = lambda f: os.path.abspath(f.path) == own or os.path.abspath(f.path).startswith(os.path.join(own, ""))
+    ours = [f for f in files if is_ours(f)]
+    return [f for f in files if not is_ours(f)], odd + [_row(f.name, "left out", "written by this package") for f in ours]
 
 def _kind_of(entry: os.DirEntry) -> tuple[str, os.stat_result | None]:
     "'folder', 'file' with its state, or what it is instead."
@@ -605,9 +607,10 @@ def _check_avaatech(voltage_kv: float | None = None, overlap: str = "later", res
     for name, (value, known) in choices.items():
         if value not in known: raise ValueError(f"{name} is {value!r}; expected {' or '.join(map(repr, known))}")
 
-def _add_note(table: pd.DataFrame, rows: pd.Series, text: str) -> None:
-    "Add a note to some rows, in place."
-    table.loc[rows, "note"] = [f"{old}; {text}" if old else text for old in table.loc[rows, "note"]]
+def _add_note(table: pd.DataFrame, rows: pd.Series | np.ndarray, text: str | list[str]) -> None:
+    "Add a note, the same or one for each, to some rows, in place."
+    old = table.loc[rows, "note"]
+    table.loc[rows, "note"] = ["; ".join(filter(None, pair)) for pair in zip(old, [text] * len(old) if isinstance(text, str) else text)]
 
 def _judged(
     table: pd.DataFrame, # of all files read
@@ -615,7 +618,6 @@ def _judged(
     section_unit: str | dict | None, zero: str, overlap: str, rescans: str, # as for `read_avaatech`
 ) -> pd.DataFrame: # placed in cores, with `status` and `note`
     "Decide on every spectrum: read, or left out and why."
-    _check_avaatech(voltage_kv, overlap, rescans, zero)
     table = _with_depths(_completed(table), section_unit, zero)
     wanted = table["voltage_kv"].isna() | ((table["voltage_kv"] - (voltage_kv or 0)).abs() <= 0.5) | (voltage_kv is None)
     usual = table.loc[wanted if wanted.any() else slice(None), "channels"].mode().iloc[0]
@@ -656,9 +658,9 @@ def _with_strays(table: pd.DataFrame) -> pd.DataFrame:
     "A note on files that lie in the folder of another core."
     keys = {_core_key(core): core for core in table["core"].unique()}
     homes = {folder: [keys[k] for part in folder.split("/") for k in [_core_key(re.sub(r"\s*\(.*", "", part))] if k in keys] for folder in table["folder"].unique()}
-    stray = np.array([bool(homes[f]) and core.removesuffix(" TC") not in homes[f] for f, core in zip(table["folder"], table["core"])], dtype=bool)
+    stray = np.array([bool(homes[f]) and re.sub(r" TC\d*$", "", core) not in homes[f] for f, core in zip(table["folder"], table["core"])], dtype=bool)
     notes = [f"core {core} in the folder of '{homes[f][-1]}'" for f, core in zip(table.loc[stray, "folder"], table.loc[stray, "core"])]
-    table.loc[stray, "note"] = [note if not old else f"{old}; {note}" for old, note in zip(table.loc[stray, "note"], notes)]
+    _add_note(table, stray, notes)
     return table
 
 # %% ../nbs/02_scanners.ipynb #524b206d
@@ -721,7 +723,7 @@ def _avaatech_table(
     voltage_kv: float | None, section_unit: str | dict | None, zero: str, overlap: str, rescans: str, energy: str, n_jobs: int | None, # as for `read_avaatech`
 ) -> tuple[list[np.ndarray], pd.DataFrame, pd.DataFrame, EnergyAxis, Report]: # counts in batches, rows that stay in order, their info, axis, report
     "Everything about Avaatech files but the counts, which stay in their batches."
-    if energy not in ("fit", "align", "nominal"): raise ValueError(f"energy is {energy!r}; expected 'fit', 'align' or 'nominal'")
+    _check_avaatech(voltage_kv, overlap, rescans, zero, energy)
     counts, table, failures = _read_all(files, None if energy == "nominal" else EnergyAxis(), n_jobs, aside)
     if not len(table): raise ValueError(_all_failed(failures, where))
     table = _judged(table, voltage_kv, section_unit, zero, overlap, rescans)
@@ -737,7 +739,7 @@ def _avaatech_files(
     "Avaatech files as `Spectra`."
     counts, rows, info, axis, report = _avaatech_table(files, where, None, voltage_kv, section_unit, zero, overlap, rescans, energy, n_jobs)
     spectra = Spectra(_take(counts, rows, free=True), info, axis, dict(instrument="Avaatech")).replaced(report=report)
-    return spectra.aligned().replaced(report=report) if energy == "align" else spectra
+    return spectra.aligned() if energy == "align" else spectra
 
 # %% ../nbs/02_scanners.ipynb #3177b523
 def _all_failed(failures: pd.DataFrame, where: str) -> str:
@@ -1450,8 +1452,7 @@ def _fingerprint(files: list[File], asked: str) -> str:
 def _keep(spectra: Spectra, path: Path, fingerprint: str) -> None:
     "Write spectra and report to the cache."
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        spectra.report.to_frame().to_parquet(path.with_suffix(".report"))
+        write_atomically(path.with_suffix(".report"), spectra.report.to_frame().to_parquet)
         spectra.replaced(meta=spectra.meta | dict(fingerprint=fingerprint)).to_parquet(path)
     except (OSError, ValueError) as e: warnings.warn(f"{path}: what was read could not be kept ({e}); the next reading will take as long", stacklevel=3)
 
@@ -1472,13 +1473,12 @@ def _kept(path: Path, fingerprint: str, where: str) -> Spectra | None:
 # %% ../nbs/02_scanners.ipynb #bcfabbcf
 def _read_cached(path: Path, onto: EnergyAxis | None, cache: bool | str | Path | None, options: dict) -> Spectra:
     "Read a folder or archive, or take from the cache what is unchanged."
-    kept = cache_folder() if cache in (None, True, False) else Path(cache)
-    files, odd = _not_ours(*_walk(path), kept) if path.is_dir() else _listed(path)
+    place = cache_folder() if cache in (None, True, False) else Path(cache)
+    files, odd = _not_ours(path, place) if path.is_dir() else _listed(path)
     if cache is False or (cache is None and len(files) < CACHE_FROM and sum(f.size for f in files) < 64 << 20): return _fresh(path, files, odd, onto, options)
-    where = kept
     asked = repr((str(path.resolve()), onto, sorted(options.items())))
     fingerprint = _fingerprint(files, asked + repr([_state_of(value) for value in options.values()]))
-    kept = where / f"{path.name}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.parquet"
+    kept = place / f"{path.name}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.parquet"
     spectra = _kept(kept, fingerprint, _shown(str(path)))
     if spectra is None: _keep(spectra := _fresh(path, files, odd, onto, options), kept, fingerprint)
     return spectra
@@ -1495,7 +1495,7 @@ def ingest(
 ) -> Report: # what became of every file
     "Read an archive of any size into a Parquet file, in little memory. Raises `ValueError` as `read` does, and then writes nothing."
     path, out = existing_path(path), Path(out)
-    files = _not_ours(*_walk(path), out) if path.is_dir() else ([], [])
+    files = _not_ours(path, out) if path.is_dir() else ([], [])
     kinds, rows = _sorted_out(files[0])
     if set(kinds) != {"Avaatech"} or options.get("energy") == "align" or options.get("onto") is not None:
         spectra = read(path, **{"cache": False, **options})

@@ -105,3 +105,10 @@ def test_options_are_checked_before_anything_is_read(tmp_path):
     for bad in (dict(zero="bogus"), dict(voltage_kv=-10), dict(overlap="x"), dict(section_unit={"other": "mm"})):
         with pytest.raises(ValueError, match="expected"): read(tmp_path, **bad)
     assert read(tmp_path, section_unit={"c1": "mm"}).info["depth_mm"].tolist() == [10]
+
+
+def test_a_numbered_trigger_core_is_at_home_in_its_core(tmp_path):
+    spe(tmp_path / "C1", old_name("C1", "0000", 10), core="C1", section="0000", x_mm=10.0)
+    spe(tmp_path / "C1", old_name("C1", "00TC2", 10), core="C1", section="00TC2", x_mm=10.0)
+    got = read(tmp_path)
+    assert got.cores.tolist() == ["C1", "C1 TC2"] and not got.report["files"]["note"].str.contains("in the folder of").any()
