@@ -214,7 +214,7 @@ def plot_downcore(predictions: pd.DataFrame,     # <target>_predicted, optional 
     cores = list(pd.unique(predictions[core])) if cores is None else list(cores)
     wide, high = min(columns, len(cores)), -(-len(cores) // columns)
     fig = empty_figure(title=title, height=80 + 380 * high, rows=high, cols=wide, shared_yaxes="rows", subplot_titles=[str(c) for c in cores],
-                       horizontal_spacing=0.02, vertical_spacing=0.14 / high).update_layout(margin_t=90, legend_y=1 + 45 / (380 * high))
+                       horizontal_spacing=0.02, vertical_spacing=0.24 / high).update_layout(margin_t=90, legend_y=1 + 45 / (380 * high))
     for i, name in enumerate(cores):
         rows = predictions[predictions[core] == name].sort_values(depth)
         rows = thin(rows, rows[f"{target}_measured"].notna() if f"{target}_measured" in rows else np.zeros(len(rows)))
