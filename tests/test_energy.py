@@ -9,7 +9,8 @@ from hypothesis import given, settings, strategies as st
 
 from max_nb.energy import (CHUNK, Detector, EnergyAxis, GAIN_KEV, N_CHANNELS, OFFSET_KEV, SEDIMENT_ELEMENTS, Tube, assign_players, calibration_lines, emission_lines,
                            escape_kev, fit_axes, fit_axis, line_features, line_groups, pileup_sums, resolved)
-from max_nb.simulate import REGIONS, core_trends, core_truth, expected_spectrum
+from max_nb.physics import expected_spectrum
+from max_nb.simulate import REGIONS, core_trends, core_truth
 
 quick = settings(max_examples=40, deadline=None)
 axes = st.builds(EnergyAxis, st.floats(0.001, 0.2), st.floats(-0.5, 0.5), st.integers(1, 3000))

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from max_nb.energy import Detector, EnergyAxis, Tube
-from max_nb.simulate import (COMPONENTS, ELEMENTS, REGIONS, SOLIDS, Scan, as_fractions, component_elements, expected_spectrum, laboratory_table, mass_fractions,
-                             pile_up, response, simulate_archive, simulate_core, simulate_spectra, transmission, tube_lines)
+from max_nb.physics import (COMPONENTS, ELEMENTS, Scan, as_fractions, component_elements, expected_spectrum, mass_fractions, pile_up, response, simulate_spectra, transmission,
+                            tube_lines)
+from max_nb.simulate import REGIONS, SOLIDS, laboratory_table, simulate_archive, simulate_core
 from max_nb.spectra import Spectra
 
 MUD = pd.DataFrame([dict(CaCO3=10.0, opal=6.0, shale=30.0, water=52.0, salt=2.0)])
