@@ -16,12 +16,14 @@ import xraylib_np
 from .energy import SILICON_EDGE_KEV, SILICON_KA_KEV, Detector, EnergyAxis, Tube, atomic_number, escape_kev
 
 # %% auto #0
-__all__ = ['ELEMENTS', 'NUMBERS', 'EXIT_DEG', 'ANODE_LINES', 'AIR', 'FOIL', 'WATER', 'SOFTEST_KEV', 'LINES', 'ARGON_KEV',
-           'COMPONENTS', 'mass_fractions', 'attenuation', 'transmission', 'anode_depth', 'anode_escape',
-           'tube_continuum', 'tube_lines', 'Scan', 'foil_and_air', 'Photons', 'tube_photons', 'fluorescence_lines',
-           'line_production', 'fluorescence', 'compton_kev', 'scatter', 'scatter_deg', 'argon', 'escape_share',
-           'efficiency', 'response', 'pile_up', 'component_elements', 'as_fractions', 'expected_spectrum',
-           'simulate_spectra']
+__all__ = ['ELEMENTS', 'NUMBERS', 'EXIT_DEG', 'ANODE_LINES', 'SHELL_FACTOR', 'SOFTEST_KEV', 'VOLTAGES_KV', 'AIR', 'FOIL', 'WATER',
+           'STEP_KEV', 'LINES', 'WIDEST_PIECE_KEV', 'ARGON_KEV', 'COMPONENTS', 'GAP_MM', 'BATCH', 'mass_fractions',
+           'attenuation', 'transmission', 'anode_depth', 'anode_escape', 'tube_continuum', 'tube_lines', 'Scan',
+           'foil_and_air', 'Photons', 'tube_photons', 'fluorescence_lines', 'line_production', 'excitation_grid',
+           'exciting_photons', 'Surface', 'as_surface', 'primary_fluorescence', 'Excitation', 'enhancement',
+           'fluorescence', 'compton_kev', 'doppler_kev', 'all_orders', 'scatter', 'After', 'Scattering', 'scatter_deg',
+           'argon', 'escape_share', 'efficiency', 'response', 'pile_up', 'real_time', 'drifted', 'component_elements',
+           'as_fractions', 'expected_spectrum', 'simulate_spectra']
 
 # %% ../nbs/02_physics.ipynb #6e2d34fb
 ELEMENTS = ("H", "C", "N", "O", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "K", "Ca", "Ti", "V", "Cr", "Mn", "Fe", "Ni", "Cu", "Zn", "Br", "Rb", "Sr", "Zr", "Ba")
@@ -91,38 +93,54 @@ def tube_continuum(
     return 1.35e9 * z * (tube.kv / energy_kev - 1) ** (1.109 - 0.00435 * z + 0.00175 * tube.kv) * anode_escape(energy_kev, energy_kev, tube)
 
 # %% ../nbs/02_physics.ipynb #72a183bf
-ANODE_LINES = {"LA1": 3, "LA2": 3, "LB2": 3, "LL": 3, "LB1": 2, "LG1": 2, "LE": 2, "LB3": 1, "LB4": 1, "LG2": 1, "LG3": 1}
+ANODE_LINES = {"KA1": "K", "KA2": "K", "KB1": "K", "KB2": "K", "KB3": "K", "LA1": "L3", "LA2": "L3", "LB2": "L3", "LL": "L3", "LB1": "L2", "LG1": "L2", "LE": "L2", "LB3": "L1", "LB4": "L1", "LG2": "L1", "LG3": "L1"}
 
-def _anode_line(name: str, subshell: int, tube: Tube) -> tuple[float, float]:
-    "Energy in keV and photons / (s mA sr) of one L line (Ebel 2003, X-Ray Spectrom. 32, 46)."
-    z, line, shell = atomic_number(tube.anode), getattr(xraylib, f"{name}_LINE"), getattr(xraylib, f"L{subshell}_SHELL")
-    edge, energy = xraylib.EdgeEnergy(z, shell), xraylib.LineEnergy(z, line)
+def _anode_line(name: str, shell: str, tube: Tube) -> tuple[float, float]:
+    "Energy in keV and photons / (s mA sr) of one line (K: Ebel 1999, X-Ray Spectrom. 28, 255; L: Ebel 2003, X-Ray Spectrom. 32, 46)."
+    z, line, code = atomic_number(tube.anode), getattr(xraylib, f"{name}_LINE"), getattr(xraylib, f"{shell}_SHELL")
+    edge, energy = xraylib.EdgeEnergy(z, code), xraylib.LineEnergy(z, line)
     u, j = tube.kv / edge, 0.0135 * z / edge
     stopped = u * np.log(u) + 1 - u + 16.05 * j**0.5 * (u**0.5 * np.log(u) + 2 * (1 - u**0.5))
     returned = 1 - 0.0081517 * z + 3.613e-5 * z**2 + 0.009583 * z * np.exp(-u) + 0.001141 * tube.kv
-    emitted = xraylib.FluorYield(z, shell) * xraylib.RadRate(z, line) * anode_escape(np.array([energy]), edge, tube)[0]
-    electrons = 0.25 * (4 if subshell == 3 else 2) / z
-    return energy, 4.94e13 * (-0.4814 + 0.03781 * z - 2.413e-4 * z**2) * electrons * stopped * returned * emitted
+    emitted = xraylib.FluorYield(z, code) * xraylib.RadRate(z, line) * anode_escape(np.array([energy]), edge, tube)[0]
+    return energy, SHELL_FACTOR[shell](z) / z * stopped * returned * emitted
+
+SHELL_FACTOR = {"K": lambda z: 5.0e13 * 0.70, "L3": lambda z: _ebel_l(z) * 1.0, "L2": lambda z: _ebel_l(z) * 0.5, "L1": lambda z: _ebel_l(z) * 0.5}
+
+def _ebel_l(z: int) -> float:
+    "Ebel's constant for L lines, a parabola of the atomic number."
+    return 4.94e13 * (-0.4814 + 0.03781 * z - 2.413e-4 * z**2)
 
 # %% ../nbs/02_physics.ipynb #98361018
+SOFTEST_KEV = 1.0 # photons below excite nothing that is counted
+VOLTAGES_KV = 4.0, 60.0 # where Ebel's formulas were fitted to measurements, rounded
+
 def tube_lines(
     tube: Tube = Tube(), # anode and voltage
 ) -> pd.DataFrame: # line, energy_kev, photons / (s mA sr), before the window
-    "Characteristic L lines of the anode (Ebel 2003). Raises `ValueError` where the voltage does not reach the L shell or excites the K shell."
-    z = atomic_number(tube.anode)
-    low, high = (xraylib.EdgeEnergy(z, s) for s in (xraylib.L1_SHELL, xraylib.K_SHELL))
-    if not low < tube.kv < high: raise ValueError(f"{tube.anode} anode at {tube.kv:g} kV; expected {low:.3g} to {high:.3g} kV: L lines excited, K lines not")
-    return pd.DataFrame([(n, *_anode_line(n, s, tube)) for n, s in ANODE_LINES.items()], columns=["line", "energy_kev", "photons"])
+    "Characteristic K and L lines of the anode that its voltage excites. Raises `ValueError` for a voltage outside of VOLTAGES_KV."
+    z, (low, high) = atomic_number(tube.anode), VOLTAGES_KV
+    if not low <= tube.kv <= high: raise ValueError(f"kv is {tube.kv!r}; expected {low:g} to {high:g} kV")
+    lines = [(name, *_anode_line(name, shell, tube)) for name, shell in ANODE_LINES.items() if _is_excited(z, name, shell, tube.kv)]
+    return pd.DataFrame(lines, columns=["line", "energy_kev", "photons"])
 
-# %% ../nbs/02_physics.ipynb #014c665e
+def _is_excited(z: int, name: str, shell: str, kv: float) -> bool:
+    "Has the atom this line, above SOFTEST_KEV, and does the voltage reach its shell?"
+    try: return xraylib.RadRate(z, getattr(xraylib, f"{name}_LINE")) > 0 and xraylib.LineEnergy(z, getattr(xraylib, f"{name}_LINE")) > SOFTEST_KEV and xraylib.EdgeEnergy(z, getattr(xraylib, f"{shell}_SHELL")) < kv
+    except ValueError: return False
+
+# %% ../nbs/02_physics.ipynb #bace1673
 @dataclass(frozen=True)
 class Scan:
     "What lies between tube, core and detector, and how the counting is done."
     live_s: float = 10.0 # counting time, s
     geometry: float = 2.8e-3 # solid angles of beam and detector multiplied, sr2; set by real spectra
     line_scale: float = 1.6 # strength of the tube's lines against its continuum; 1 = Ebel's; set by real spectra
+    filter: str = "Al" # material of a filter in the beam
+    filter_um: float = 0.0 # its thickness, um; 0 = none
     foil_um: float = 4.0 # polypropylene foil on the core, um
     air_mm: float = 1.0 # air left in the helium, on each leg of the path, mm
+    rough_um: float = 0.0 # mean height of the grains beside the beam, um
     dead_layer_um: float = 0.1 # dead silicon in front of the detector, um
     shelf: float = 0.006 # share of the photons that leave any part of their charge
     tail: float = 0.025 # share of the photons that lose a little of it
@@ -130,6 +148,7 @@ class Scan:
     threshold_kev: float = 1.15 # energy at which half of the pulses are counted; set by real spectra
     threshold_width_kev: float = 0.12 # softness of that threshold, keV
     pair_s: float = 2e-7 # two photons within this time are counted as one, s
+    dead_s: float = 4.5e-6 # a pulse keeps the electronics busy for this long, s; set by real and live times of real scans
 
 # %% ../nbs/02_physics.ipynb #da54d446
 AIR, FOIL, WATER = "N1.56O0.42Ar0.0093", "C3H6", "H2O"
@@ -150,77 +169,215 @@ class Photons:
     number: np.ndarray # (E,) photons / (s mA sr)
 
 # %% ../nbs/02_physics.ipynb #d564fa5d
-SOFTEST_KEV = 1.0 # photons below excite nothing that is counted
+STEP_KEV = 0.04 # of the continuum; a detector's peak has a standard deviation of 0.05 keV or more
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def tube_photons(
     tube: Tube = Tube(), # anode, voltage, window, incidence
-    scan: Scan = Scan(), # foil and air
-) -> Photons: # the continuum in steps of one channel, then the anode's lines
-    "All that hits the core, behind window, air and foil."
-    axis, lines = EnergyAxis(), tube_lines(tube)
-    grid = axis.centers[(axis.centers > SOFTEST_KEV) & (axis.centers < tube.kv - axis.gain_kev / 2)]
+    scan: Scan = Scan(), # filter, foil and air
+) -> Photons: # the continuum in even steps from SOFTEST_KEV to the voltage, then the anode's lines
+    "All that hits the core, behind window, filter, air and foil."
+    n = round((tube.kv - SOFTEST_KEV) / STEP_KEV)
+    width = (tube.kv - SOFTEST_KEV) / n
+    return _behind_windows(SOFTEST_KEV + width * (np.arange(n) + 0.5), np.full(n, width), tube, scan)
+
+def _behind_windows(grid: np.ndarray, width: np.ndarray, tube: Tube, scan: Scan) -> Photons:
+    "The continuum at some energies, each standing for a width, and the lines."
+    lines = tube_lines(tube)
     energy = np.r_[grid, lines["energy_kev"]]
-    number = np.r_[tube_continuum(grid, tube) * axis.gain_kev, scan.line_scale * lines["photons"]]
-    return Photons(energy, number * transmission("Be", 0.1848 * tube.window_um, energy) * foil_and_air(energy, scan, tube.incidence_deg))
+    number = np.r_[tube_continuum(grid, tube) * width, scan.line_scale * lines["photons"]]
+    filtered = transmission(scan.filter, 0.1 * xraylib.ElementDensity(atomic_number(scan.filter)) * scan.filter_um, energy) if scan.filter_um else 1.0
+    return Photons(energy, number * filtered * transmission("Be", 0.1848 * tube.window_um, energy) * foil_and_air(energy, scan, tube.incidence_deg))
 
 # %% ../nbs/02_physics.ipynb #3dd890e0
-LINES = ("KA1", "KA2", "KB1", "KB3", "KB5", "LA1", "LA2", "LB1", "LB2", "LB3", "LB4", "LG1", "LL", "LE")
+LINES = ("KA1", "KA2", "KB1", "KB2", "KB3", "KB5", "LA1", "LA2", "LB1", "LB2", "LB3", "LB4", "LG1", "LL", "LE")
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def fluorescence_lines(
     kv: float = 10.0, # highest energy of the exciting photons, keV
     min_kev: float = 0.9, # leave out softer lines, keV
 ) -> pd.DataFrame: # element, line, energy_kev, code (xraylib's)
     "Every K and L line of ELEMENTS that photons of up to `kv` keV excite."
-    rows = [(e, n, getattr(xraylib, f"{n}_LINE")) for e in ELEMENTS for n in LINES]
-    table = pd.DataFrame(rows, columns=["element", "line", "code"])
-    table["energy_kev"] = [_line_kev(atomic_number(r.element), r.code, kv) for r in table.itertuples()]
-    return table[table["energy_kev"] > min_kev].reset_index(drop=True)
+    rows = [(e, n, _line_energy(e, n), getattr(xraylib, f"{n}_LINE")) for e in ELEMENTS for n in LINES]
+    table = pd.DataFrame(rows, columns=["element", "line", "energy_kev", "code"]).query("energy_kev > @min_kev").reset_index(drop=True)
+    return table[line_production(table, np.array([kv]))[:, 0] > 0].reset_index(drop=True)
 
-def _line_kev(z: int, code: int, kv: float) -> float:
-    "Energy of a line in keV; NaN where it does not exist or is not excited."
-    return xraylib.LineEnergy(z, code) if _cross_section(z, code, kv) > 0 else np.nan
+def _line_energy(element: str, name: str) -> float:
+    "Energy of a line in keV; NaN where the atom has none."
+    try: return xraylib.LineEnergy(atomic_number(element), getattr(xraylib, f"{name}_LINE"))
+    except ValueError: return np.nan
 
-def _cross_section(z: int, code: int, energy_kev: float) -> float:
-    "Production of a line in cm2/g, with cascades; 0 where the photon cannot excite it."
-    try: return xraylib.CS_FluorLine_Kissel_Cascade(z, code, energy_kev)
+def line_production(
+    lines: pd.DataFrame, # N rows: element, code, energy_kev
+    energy_kev: np.ndarray, # (E,) of the exciting photons, keV
+) -> np.ndarray: # (N, E) cm2/g of the pure element; 0 where a photon cannot excite the line
+    "Production cross section of lines, cascades included (xraylib: Kissel's photo-ionisation, yields, Coster-Kronig)."
+    element, numbers = np.unique([atomic_number(e) for e in lines["element"]], return_inverse=True)
+    code, codes = np.unique(lines["code"].to_numpy(), return_inverse=True)
+    energy = np.ascontiguousarray(energy_kev, dtype=float)
+    made = xraylib_np.CS_FluorLine_Kissel_Cascade(element, code, energy)[numbers, codes]
+    return np.where(energy > lines["energy_kev"].to_numpy()[:, None], made, 0.0)
+
+# %% ../nbs/02_physics.ipynb #9a23cb4c
+WIDEST_PIECE_KEV = 1.5
+
+def excitation_grid(
+    low_kev: float, # keV
+    high_kev: float, # keV
+    anode: str = "Rh", # whose edges are seen in the continuum
+) -> tuple[np.ndarray, np.ndarray]: # energies (E,), widths (E,) in keV
+    "Gauss-Legendre points between the absorption edges of ELEMENTS and of the anode."
+    inner = [e for e in _edges(anode) if low_kev < e < high_kev]
+    border = np.unique(np.r_[low_kev, inner, high_kev])
+    parts = np.ceil(np.diff(border) / WIDEST_PIECE_KEV).astype(int)
+    border = np.r_[np.concatenate([np.linspace(a, b, n, endpoint=False) for a, b, n in zip(border[:-1], border[1:], parts)]), high_kev]
+    point, weight = np.polynomial.legendre.leggauss(2)
+    half = np.diff(border)[:, None] / 2
+    return (border[:-1, None] + half * (1 + point)).ravel(), (half * weight).ravel()
+
+@lru_cache(maxsize=16)
+def _edges(anode: str) -> list[float]:
+    "K and L edges, keV; edges closer than 0.03 keV are one."
+    shells = (xraylib.K_SHELL, xraylib.L1_SHELL, xraylib.L2_SHELL, xraylib.L3_SHELL)
+    found = sorted(e for z in (atomic_number(anode), *NUMBERS.tolist()) for s in shells if (e := _edge(z, s)) > 0)
+    return [e for before, e in zip([0.0, *found], found) if e - before > 0.03]
+
+def _edge(z: int, shell: int) -> float:
+    "Energy of an edge in keV; 0 where the atom has none."
+    try: return xraylib.EdgeEnergy(z, shell)
     except ValueError: return 0.0
 
-# %% ../nbs/02_physics.ipynb #96efc4f5
-def line_production(
-    tube: Tube = Tube(), # anode and voltage
-) -> np.ndarray: # (N, E) cm2/g of the pure element
-    "Production cross section of each of the N fluorescence lines by each exciting photon (xraylib)."
-    return _production(tube.kv, tuple(tube_photons(tube).energy_kev.tolist()))
-
-@lru_cache(maxsize=8)
-def _production(kv: float, energies: tuple[float, ...]) -> np.ndarray:
-    "(N, E) cm2/g, remembered for each voltage."
-    rows = [(atomic_number(r.element), r.code, r.energy_kev) for r in fluorescence_lines(kv).itertuples()]
-    return np.array([[_cross_section(z, code, e) if e > line else 0.0 for e in energies] for z, code, line in rows])
+# %% ../nbs/02_physics.ipynb #6e89e401
+@lru_cache(maxsize=64)
+def exciting_photons(
+    tube: Tube = Tube(), # anode, voltage, window, incidence
+    scan: Scan = Scan(), # filter, foil and air
+) -> Photons: # the continuum at the points of `excitation_grid`, then the anode's lines
+    "All that hits the core, as few energies as the edges allow."
+    return _behind_windows(*excitation_grid(SOFTEST_KEV, tube.kv, tube.anode), tube, scan)
 
 # %% ../nbs/02_physics.ipynb #f366be84
-def fluorescence(
+@dataclass(frozen=True)
+class Surface:
+    "What lies on the sediment, spectrum by spectrum."
+    water: np.ndarray # (B,) film of pore water, mg/cm2 (1 = 10 um)
+    air: np.ndarray # (B,) air between foil and sediment, mg/cm2 (0.12 = 1 mm)
+    rough: float = 0.0 # mean mass of grains beside the beam, mg/cm2
+
+    def passes(self,
+        energy_kev: np.ndarray, # (E,) keV
+        sine: float, # of the angle between ray and surface
+        mu: np.ndarray, # (B, E) attenuation of the sediment, cm2/g
+    ) -> np.ndarray: # (B, E) between 0 and 1
+        "Share of the photons that crosses film, gap and grains on one leg of the path."
+        layers = np.stack([self.water, self.air], 1) @ _layer_attenuation(tuple(energy_kev)) * (-1e-3 / sine)
+        return np.exp(layers) / (1 + mu * (1e-3 * self.rough / sine))
+
+@lru_cache(maxsize=256)
+def _layer_attenuation(energies: tuple[float, ...]) -> np.ndarray:
+    "(2, E) cm2/g of water and air."
+    return np.stack([-np.log(transmission(formula, 1.0, np.array(energies))) * 1e3 for formula in (WATER, AIR)])
+
+def as_surface(
+    n: int, # spectra, B
+    film_um: float | np.ndarray = 0.0, # water film, um
+    gap_mm: float | np.ndarray = 0.0, # air between foil and sediment, mm
+    rough_um: float = 0.0, # mean height of grains, um
+) -> Surface:
+    "Lengths to mass a unit area (water 1 g/cm3, air 1.2 mg/cm3, wet grains 1.4 g/cm3). Raises `ValueError` for lengths below 0."
+    film, gap = (np.broadcast_to(np.asarray(v, dtype=float), (n,)) for v in (film_um, gap_mm))
+    for name, values in (("film_um", film), ("gap_mm", gap), ("rough_um", np.array([rough_um]))):
+        if not (values >= 0).all(): raise ValueError(f"{name} is {values[~(values >= 0)][0]}; expected lengths of at least 0")
+    return Surface(0.1 * film, 0.12 * gap, 0.14 * rough_um)
+
+# %% ../nbs/02_physics.ipynb #d874aa05
+def primary_fluorescence(
     fractions: np.ndarray, # (B, Z) mass fractions
-    film: np.ndarray, # (B,) water film, mg/cm2 (1 = 10 um)
+    surface: Surface, # B spectra
     tube: Tube = Tube(), # excitation
     detector: Detector = Detector(), # take-off angle
-    scan: Scan = Scan(), # foil and air
+    scan: Scan = Scan(), # filter, foil and air
 ) -> np.ndarray: # (B, N) photons / (s mA sr2) that leave the core in each line
-    "Primary fluorescence of a thick flat sample (Sherman 1955)."
-    lines, photons = fluorescence_lines(tube.kv), tube_photons(tube, scan)
-    sin_in, sin_out = np.sin(np.radians([tube.incidence_deg, detector.takeoff_deg]))
-    arriving = photons.number * _film(film, photons.energy_kev, sin_in) / (4 * np.pi * sin_in)
-    into = fractions @ attenuation(photons.energy_kev) / sin_in
-    out = fractions @ attenuation(lines["energy_kev"]) / sin_out
-    rows = [((arriving / (into + out[:, n, None])) @ produced) for n, produced in enumerate(line_production(tube))]
-    column = [ELEMENTS.index(e) for e in lines["element"]]
-    return fractions[:, column] * np.stack(rows, 1) * _film(film, lines["energy_kev"], sin_out)
+    "Lines excited by the tube's photons in a thick sample (Sherman 1955)."
+    t = _excitation(tube, detector, scan)
+    arriving, into = _arriving(fractions, surface, t)
+    mu_out = fractions @ t.mu_lines
+    rates = np.einsum("bne,ne->bn", arriving[:, None] / (into[:, None] + (mu_out / t.sines[1])[:, :, None]), t.produced, optimize=True)
+    return fractions[:, t.column] * rates * surface.passes(t.line_kev, t.sines[1], mu_out)
 
-def _film(film: np.ndarray, energy_kev: np.ndarray, sine: float) -> np.ndarray:
-    "(B, E) transmission of the water film on one leg of the path."
-    return transmission(WATER, 1.0 / sine, energy_kev) ** np.asarray(film, dtype=float)[:, None]
+def _arriving(fractions, surface, t) -> tuple[np.ndarray, np.ndarray]:
+    "Photons that reach the sediment over 4 pi sin(psi1), and mu(E) / sin(psi1): (B, E) each."
+    mu = fractions @ t.mu
+    return t.photons.number * surface.passes(t.photons.energy_kev, t.sines[0], mu) / (4 * np.pi * t.sines[0]), mu / t.sines[0]
+
+# %% ../nbs/02_physics.ipynb #353cfb1a
+@dataclass(frozen=True)
+class Excitation:
+    "Tables of one scanner: E exciting photons, N lines, F families (an element's K or its L lines), J emitters that excite others."
+    photons: Photons # E
+    sines: np.ndarray # (2,) of incidence and take-off
+    mu: np.ndarray # (Z, E) cm2/g
+    line_kev: np.ndarray # (N,) keV
+    mu_lines: np.ndarray # (Z, N) cm2/g
+    column: np.ndarray # (N,) place of each line's element in ELEMENTS
+    produced: np.ndarray # (N, E) cm2/g
+    family: np.ndarray # (N,) number of the line's family
+    lead: np.ndarray # (F,) the strongest line of each family
+    emitter: np.ndarray # (J,) line that stands for an emitter
+    emitted: np.ndarray # (J, E) cm2/g, production of all lines that the emitter stands for
+    answer: np.ndarray # (F, J) cm2/g, production of each family's lead by each emitter
+
+@lru_cache(maxsize=64)
+def _excitation(tube: Tube, detector: Detector, scan: Scan) -> Excitation:
+    "The tables of one scanner."
+    photons, lines = exciting_photons(tube, scan), fluorescence_lines(tube.kv)
+    produced, kev = line_production(lines, photons.energy_kev), lines["energy_kev"].to_numpy()
+    names = (lines["element"] + lines["line"].str[0]).tolist()
+    families = list(dict.fromkeys(names))
+    family = np.array([families.index(n) for n in names])
+    lead = np.array([np.flatnonzero(family == f)[produced[family == f].sum(1).argmax()] for f in range(len(families))])
+    emitter, emitted = _emitters(lines, produced)
+    return Excitation(photons, np.sin(np.radians([tube.incidence_deg, detector.takeoff_deg])), attenuation(photons.energy_kev), kev, attenuation(kev),
+                      np.array([ELEMENTS.index(e) for e in lines["element"]]), produced, family, lead, emitter, emitted, line_production(lines.iloc[lead], kev[emitter]))
+
+def _emitters(lines: pd.DataFrame, produced: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "K alpha and K beta of each element, each as one line: its place, and (J, E) production."
+    group = (lines["element"] + lines["line"].str[:2]).where(lines["line"].str[0] == "K")
+    members = [np.flatnonzero(group == g) for g in group.dropna().unique()]
+    return np.array([m[0] for m in members]), np.stack([produced[m].sum(0) for m in members])
+
+# %% ../nbs/02_physics.ipynb #0c775d7e
+def enhancement(
+    fractions: np.ndarray, # (B, Z) mass fractions
+    surface: Surface, # B spectra
+    tube: Tube = Tube(), # excitation
+    detector: Detector = Detector(), # take-off angle
+    scan: Scan = Scan(), # filter, foil and air
+) -> np.ndarray: # (B, N) secondary fluorescence as a share of the primary
+    "What the sediment's own lines add to each line (Shiraiwa and Fujino 1966)."
+    t = _excitation(tube, detector, scan)
+    arriving, alpha = _arriving(fractions, surface, t)
+    beta, mu_j = fractions @ t.mu_lines[:, t.lead] / t.sines[1], fractions @ t.mu_lines[:, t.emitter]
+    fall = arriving[:, None] / (alpha[:, None] + beta[:, :, None])
+    first = fall @ (t.emitted.T * _log_share(alpha, mu_j))
+    second = (fall @ t.emitted.T) * _log_share(beta, mu_j)
+    gained = 0.5 * ((first + second) * t.answer * fractions[:, None, t.column[t.emitter]]).sum(2)
+    return (gained / np.einsum("bfe,fe->bf", fall, t.produced[t.lead]).clip(1e-300))[:, t.family]
+
+def _log_share(x: np.ndarray, mu: np.ndarray) -> np.ndarray:
+    "(B, X, J): ln(1 + x / mu) / x."
+    return np.log1p(x[:, :, None] / mu[:, None]) / x[:, :, None]
+
+# %% ../nbs/02_physics.ipynb #2c42eb18
+def fluorescence(
+    fractions: np.ndarray, # (B, Z) mass fractions
+    surface: Surface, # B spectra
+    tube: Tube = Tube(), # excitation
+    detector: Detector = Detector(), # take-off angle
+    scan: Scan = Scan(), # filter, foil and air
+) -> np.ndarray: # (B, N) photons / (s mA sr2) that leave the core in each line
+    "Primary and secondary fluorescence."
+    return primary_fluorescence(fractions, surface, tube, detector, scan) * (1 + enhancement(fractions, surface, tube, detector, scan))
 
 # %% ../nbs/02_physics.ipynb #8caadd14
 def compton_kev(
@@ -231,31 +388,88 @@ def compton_kev(
     return np.asarray(energy_kev) / (1 + np.asarray(energy_kev) / 510.999 * (1 - np.cos(np.radians(angle_deg))))
 
 # %% ../nbs/02_physics.ipynb #01cea975
+def doppler_kev(
+    energy_kev: np.ndarray, # (E,) keV
+    angle_deg: float = 90.0, # of scattering
+) -> np.ndarray: # (E,) full width at half maximum, keV
+    "Width of Compton scattering by oxygen's electrons, from their Compton profile (Biggs et al. 1975, in xraylib)."
+    energy, after = np.asarray(energy_kev, dtype=float), compton_kev(energy_kev, angle_deg)
+    momentum = np.sqrt(energy**2 + after**2 - 2 * energy * after * np.cos(np.radians(angle_deg)))
+    return 2 * _half_profile() * momentum * after / energy / 137.036
+
+@lru_cache(maxsize=1)
+def _half_profile(element: str = "O") -> float:
+    "Momentum at which the Compton profile has fallen to one half, atomic units."
+    z, steps = atomic_number(element), np.linspace(0, 5, 501)
+    profile = np.array([xraylib.ComptonProfile(z, q) for q in steps])
+    return float(steps[np.argmax(profile < profile[0] / 2)])
+
+# %% ../nbs/02_physics.ipynb #6c6b6836
+def all_orders(
+    albedo: np.ndarray, # (B, E) share of scattering in the attenuation
+    sines: np.ndarray, # (2,) of incidence and take-off
+) -> np.ndarray: # (B, E) scattering of all orders over that of the first
+    "Chandrasekhar's H for both directions, in Hapke's approximation; isotropic scattering."
+    return np.prod([(1 + 2 * sine) / (1 + 2 * sine * np.sqrt(1 - albedo)) for sine in sines], axis=0)
+
+# %% ../nbs/02_physics.ipynb #68371ccb
 def scatter(
     fractions: np.ndarray, # (B, Z) mass fractions
-    film: np.ndarray, # (B,) water film, mg/cm2
+    surface: Surface, # B spectra
     tube: Tube = Tube(), # excitation
     detector: Detector = Detector(), # take-off angle
-    scan: Scan = Scan(), # foil and air
+    scan: Scan = Scan(), # filter, foil and air
 ) -> tuple[np.ndarray, np.ndarray]: # Rayleigh (B, E), Compton (B, E) photons / (s mA sr2)
-    "The tube's photons, scattered once by sediment, film, foil or air (differential cross sections: xraylib)."
-    photons, angle = tube_photons(tube, scan), scatter_deg(tube, detector)
-    sines = np.sin(np.radians([tube.incidence_deg, detector.takeoff_deg]))
-    energies = photons.energy_kev, compton_kev(photons.energy_kev, angle)
-    kinds = zip(energies, (xraylib_np.DCS_Rayl, xraylib_np.DCS_Compt))
-    crosses = [(e, f(NUMBERS, photons.energy_kev, np.radians([angle]))[..., 0]) for e, f in kinds]
-    return tuple(photons.number / sines[0] * _scattered(fractions, film, photons.energy_kev, e, cross, sines, scan) for e, cross in crosses)
+    "The tube's photons, scattered by sediment, film, foil or air (differential cross sections: xraylib)."
+    t = _scattering(tube, detector, scan)
+    mu = fractions @ t.mu
+    more = all_orders(fractions @ t.scattered / mu, t.sines)
+    return tuple(t.photons.number / t.sines[0] * _scattered(fractions, surface, t, after, more, mu) for after in (t.rayleigh, t.compton))
+
+@dataclass(frozen=True)
+class After:
+    "Photons after scattering: E energies."
+    energy_kev: np.ndarray # (E,) keV
+    cross: np.ndarray # (Z, E) cm2/(g sr)
+    mu: np.ndarray # (Z, E) cm2/g, at the new energy
+    water: np.ndarray # (E,) 1/sr, a half space of water
+    thin: np.ndarray # (E,) 1/sr, foil and air
+
+@dataclass(frozen=True)
+class Scattering:
+    "Tables of one scanner: E photons of the tube."
+    photons: Photons # E
+    sines: np.ndarray # (2,) of incidence and take-off
+    mu: np.ndarray # (Z, E) cm2/g
+    scattered: np.ndarray # (Z, E) cm2/g, Rayleigh and Compton
+    rayleigh: After # same energies
+    compton: After # lower energies
+
+@lru_cache(maxsize=64)
+def _scattering(tube: Tube, detector: Detector, scan: Scan) -> Scattering:
+    "The tables of one scanner."
+    photons, angle, sines = tube_photons(tube, scan), scatter_deg(tube, detector), np.sin(np.radians([tube.incidence_deg, detector.takeoff_deg]))
+    energy, mu = photons.energy_kev, attenuation(photons.energy_kev)
+    kinds = ((energy, xraylib_np.DCS_Rayl), (compton_kev(energy, angle), xraylib_np.DCS_Compt))
+    after = [_after(e, f(NUMBERS, energy, np.radians([angle]))[..., 0], mu, sines, scan) for e, f in kinds]
+    return Scattering(photons, sines, mu, xraylib_np.CS_Rayl(NUMBERS, energy) + xraylib_np.CS_Compt(NUMBERS, energy), *after)
+
+def _after(energy: np.ndarray, cross: np.ndarray, mu: np.ndarray, sines: np.ndarray, scan: Scan) -> After:
+    "One kind of scattering: what of it does not depend on the sediment."
+    water, later = mass_fractions(WATER), attenuation(energy)
+    thin = 0.09e-3 * scan.foil_um * mass_fractions(FOIL) + 0.12e-3 * scan.air_mm * mass_fractions("N1.56O0.42")
+    return After(energy, cross, later, (water @ cross) / (water @ (mu / sines[0] + later / sines[1])), thin @ cross)
+
+def _scattered(fractions, surface, t: Scattering, after: After, more: np.ndarray, mu: np.ndarray) -> np.ndarray:
+    "(B, E) 1/sr: sediment behind its surface, the film itself, foil and air."
+    later = fractions @ after.mu
+    passed = surface.passes(t.photons.energy_kev, t.sines[0], mu) * surface.passes(after.energy_kev, t.sines[1], later)
+    film = 1 - np.exp(-1e-3 * surface.water[:, None] * (mass_fractions(WATER) @ (t.mu / t.sines[0] + after.mu / t.sines[1])))
+    return passed * more * (fractions @ after.cross) / (mu / t.sines[0] + later / t.sines[1]) + film * after.water + after.thin
 
 def scatter_deg(tube: Tube, detector: Detector) -> float:
     "Angle between the beam and the way to the detector."
     return 180.0 - tube.incidence_deg - detector.takeoff_deg
-
-def _scattered(fractions, film, energy, after, cross, sines, scan) -> np.ndarray:
-    "(B, E) g/cm2 times cm2/(g sr): sediment behind the film, the film itself, foil and air."
-    passed = _film(film, energy, sines[0]) * _film(film, after, sines[1])
-    def thick(material): return (material @ cross) / (material @ (attenuation(energy) / sines[0] + attenuation(after) / sines[1]))
-    thin = 0.09e-3 * scan.foil_um * mass_fractions(FOIL) + 0.12e-3 * scan.air_mm * mass_fractions("N1.56O0.42")
-    return passed * thick(fractions) + (1 - passed) * thick(mass_fractions(WATER)) + thin @ cross
 
 # %% ../nbs/02_physics.ipynb #79eddbbb
 ARGON_KEV = xraylib.LineEnergy(18, xraylib.KA_LINE)
@@ -263,11 +477,17 @@ ARGON_KEV = xraylib.LineEnergy(18, xraylib.KA_LINE)
 def argon(
     tube: Tube = Tube(), # excitation
     scan: Scan = Scan(), # air in the path
-) -> float: # photons / (s mA sr2)
+    gap_mm: float | np.ndarray = 0.0, # more air, between foil and sediment
+) -> float | np.ndarray: # photons / (s mA sr2)
     "Argon K alpha from the air in the beam (1.29 % by mass)."
-    photons = tube_photons(tube, scan)
-    production = [_cross_section(18, xraylib.KA_LINE, e) for e in photons.energy_kev.tolist()]
-    return float(photons.number @ production) * 0.0129 * 0.12e-3 * scan.air_mm / (4 * np.pi)
+    return _argon_mm(tube, scan) * (scan.air_mm + np.asarray(gap_mm, dtype=float))
+
+@lru_cache(maxsize=64)
+def _argon_mm(tube: Tube, scan: Scan) -> float:
+    "The same for one mm of air."
+    photons = exciting_photons(tube, scan)
+    production = line_production(pd.DataFrame([dict(element="Ar", code=xraylib.KA_LINE, energy_kev=ARGON_KEV)]), photons.energy_kev)[0]
+    return float(photons.number @ production) * 0.0129 * 0.12e-3 / (4 * np.pi)
 
 # %% ../nbs/02_physics.ipynb #33e23f59
 def escape_share(
@@ -296,19 +516,21 @@ def response(
     detector: Detector = Detector(), # resolution, window
     scan: Scan = Scan(), # foil, air, lost charge, threshold
     axis: EnergyAxis = EnergyAxis(), # of the channels
+    spread_kev: float | np.ndarray = 0.0, # width that the photons themselves have, as from `doppler_kev`, keV
 ) -> np.ndarray: # (E, C) counts in each channel for one photon
     "What one photon of each energy becomes: peak, escape, tail and shelf (Campbell and Wang 1991, X-Ray Spectrom. 20, 191)."
     energy, escape = np.asarray(energy_kev, dtype=float), escape_share(energy_kev)
     centers = axis.centers[axis.centers < energy.max() + 1]
-    parts = (1 - scan.shelf - scan.tail - escape)[:, None] * _peak(energy, detector, centers, axis.gain_kev)
-    parts += escape[:, None] * _peak(np.nan_to_num(escape_kev(energy)), detector, centers, axis.gain_kev)
+    parts = (1 - scan.shelf - scan.tail - escape)[:, None] * _peak(energy, np.hypot(detector.fwhm_kev(energy), spread_kev), centers, axis.gain_kev)
+    escaped = np.nan_to_num(escape_kev(energy))
+    parts += escape[:, None] * _peak(escaped, detector.fwhm_kev(escaped), centers, axis.gain_kev)
     parts += scan.shelf * _lost_charge(energy, np.inf, centers) + scan.tail * _lost_charge(energy, scan.tail_kev, centers)
     counted = 1 / (1 + np.exp((scan.threshold_kev - centers) / scan.threshold_width_kev))
     return np.pad(efficiency(energy, detector, scan)[:, None] * parts * counted, ((0, 0), (0, axis.n_channels - len(centers))))
 
-def _peak(energy_kev: np.ndarray, detector: Detector, centers: np.ndarray, width_kev: float) -> np.ndarray:
+def _peak(energy_kev: np.ndarray, fwhm_kev: np.ndarray, centers: np.ndarray, width_kev: float) -> np.ndarray:
     "(E, C) Gaussian lines of area 1."
-    sigma = detector.fwhm_kev(energy_kev)[:, None] / np.sqrt(8 * np.log(2))
+    sigma = fwhm_kev[:, None] / np.sqrt(8 * np.log(2))
     return width_kev / (sigma * np.sqrt(2 * np.pi)) * np.exp(-0.5 * ((centers - energy_kev[:, None]) / sigma) ** 2)
 
 def _lost_charge(energy_kev: np.ndarray, length_kev: float, centers: np.ndarray) -> np.ndarray:
@@ -324,11 +546,46 @@ def pile_up(
     scan: Scan = Scan(), # live time and resolving time
 ) -> np.ndarray: # (B, C)
     "Pairs counted as one of summed energy: the spectrum convolved with itself, in proportion to the count rate."
-    rate, n = scan.pair_s / scan.live_s, 2 * counts.shape[1]
-    pairs = np.fft.irfft(np.fft.rfft(counts, n) ** 2, n).clip(min=0) * rate
+    rate, used = scan.pair_s / scan.live_s, _last_used(counts)
+    n = 1 << (2 * used - 1).bit_length()
     shift = round(axis.offset_kev / axis.gain_kev)
-    pairs = np.pad(pairs, ((0, 0), (max(shift, 0), 0)))[:, max(-shift, 0) :][:, : counts.shape[1]]
-    return counts * (1 - 2 * rate * counts.sum(1, keepdims=True)).clip(min=0) + pairs
+    pairs = np.fft.irfft(np.fft.rfft(counts[:, :used], n) ** 2, n)[:, max(-shift, 0) : 2 * used].clip(min=0) * rate
+    piled = counts * (1 - 2 * rate * counts.sum(1, keepdims=True)).clip(min=0)
+    piled[:, max(shift, 0) :][:, : pairs.shape[1]] += pairs[:, : max(counts.shape[1] - max(shift, 0), 0)]
+    return piled
+
+def _last_used(counts: np.ndarray) -> int:
+    "Channels up to the last one that holds anything, at least 1."
+    return max(int(np.flatnonzero(counts.any(0))[-1:].sum()) + 1, 1)
+
+# %% ../nbs/02_physics.ipynb #4fda5b06
+def real_time(
+    counts: np.ndarray, # (B, C)
+    scan: Scan = Scan(), # live time and dead time
+) -> np.ndarray: # (B,) s
+    "Real time that a scan of `scan.live_s` takes (paralysable dead time)."
+    return scan.live_s * np.exp(np.asarray(counts).sum(1) / scan.live_s * scan.dead_s)
+
+# %% ../nbs/02_physics.ipynb #4d007401
+def drifted(
+    counts: np.ndarray, # (B, C) expected counts on `axis`
+    axis: EnergyAxis, # where they stand
+    gain_kev: float | np.ndarray, # true width of a channel, keV; one for all or (B,)
+    offset_kev: float | np.ndarray, # true energy of channel 0, keV; one for all or (B,)
+) -> np.ndarray: # (B, C)
+    "The same counts in the channels of a detector whose gain and offset are others. Raises `ValueError` for a gain of 0 or below."
+    gain, offset = (np.broadcast_to(np.asarray(v, dtype=float), (len(counts),))[:, None] for v in (gain_kev, offset_kev))
+    if not (gain > 0).all(): raise ValueError(f"gain_kev is {gain[~(gain > 0)][0]}; expected numbers above 0")
+    n, used = counts.shape[1], _last_used(counts)
+    below = np.pad(np.cumsum(counts[:, :used], 1), ((0, 0), (1, 1)), mode="edge")
+    below[:, 0] = 0.0
+    last = min(n, int(np.ceil(((axis.edges[used] - offset) / gain).max())) + 1)
+    place = ((offset + gain * (np.arange(last + 1) - 0.5) - axis.edges[0]) / axis.gain_kev).clip(0, used)
+    whole = place.astype(int)
+    rows = np.arange(len(counts))[:, None]
+    left = below[rows, whole]
+    edges = left + (place - whole) * (below[rows, whole + 1] - left)
+    return np.pad(np.diff(edges, axis=1), ((0, 0), (0, n - last)))
 
 # %% ../nbs/02_physics.ipynb #868c6e66
 COMPONENTS = {
@@ -372,6 +629,9 @@ def as_fractions(
     return weights / total[:, None] @ rows
 
 # %% ../nbs/02_physics.ipynb #d8e9eff8
+GAP_MM = 5.0 # depth of a gap at which a quarter of the solid angles is left
+BATCH = 256 # spectra worked on at a time; what they need stays in the processor's cache
+
 def expected_spectrum(
     composition: pd.DataFrame, # (B rows) wt% of elements or of components, water included
     tube: Tube = Tube(), # excitation
@@ -379,20 +639,43 @@ def expected_spectrum(
     scan: Scan = Scan(), # path, live time, pile-up
     total: float | np.ndarray | None = None, # counts a spectrum, before pile-up; None: what time and current give
     film_um: float | np.ndarray = 0.0, # water film on the core, um
+    gap_mm: float | np.ndarray = 0.0, # air between foil and sediment, mm
+    strength: float | np.ndarray = 1.0, # factor on all counts, such as the age of the tube
     axis: EnergyAxis = EnergyAxis(), # of the channels
+    gain_kev: float | np.ndarray | None = None, # true width of a channel where it is not that of `axis`, keV
+    offset_kev: float | np.ndarray | None = None, # true energy of channel 0, keV
 ) -> np.ndarray: # (B, C) expected counts
-    "The spectrum that the physics predicts, without counting noise. Raises `ValueError` for a composition that does not add up."
+    "The spectrum that the physics predicts, without counting noise. Raises `ValueError` for a composition that does not add up and for lengths, factors or gains that cannot be."
     fractions = as_fractions(composition)
-    film = np.broadcast_to(np.asarray(film_um, dtype=float) / 10, len(fractions))
-    photons = np.hstack([fluorescence(fractions, film, tube, detector, scan), *scatter(fractions, film, tube, detector, scan), np.full((len(fractions), 1), argon(tube, scan))])
-    counts = photons @ response(_energies(tube, detector, scan), detector, scan, axis) * (scan.geometry * tube.current_ma * scan.live_s)
-    if total is not None: counts = counts * (np.asarray(total, dtype=float) / counts.sum(1))[:, None]
-    return pile_up(counts, axis, scan)
+    varying = dict(film_um=film_um, gap_mm=gap_mm, strength=strength, total=np.nan if total is None else total, gain_kev=axis.gain_kev if gain_kev is None else gain_kev, offset_kev=axis.offset_kev if offset_kev is None else offset_kev)
+    varying = {name: np.broadcast_to(np.asarray(v, dtype=float), (len(fractions),)) for name, v in varying.items()}
+    counts = np.empty((len(fractions), axis.n_channels))
+    for i in range(0, len(fractions), BATCH):
+        part = slice(i, i + BATCH)
+        counts[part] = _expected(fractions[part], tube, detector, scan, axis, **{name: v[part] for name, v in varying.items()})
+    return counts
 
-def _energies(tube: Tube, detector: Detector, scan: Scan) -> np.ndarray:
-    "Energies in keV of all photons that leave the core: lines, Rayleigh, Compton, argon."
-    energy = tube_photons(tube, scan).energy_kev
-    return np.r_[fluorescence_lines(tube.kv)["energy_kev"], energy, compton_kev(energy, scatter_deg(tube, detector)), ARGON_KEV]
+def _expected(fractions, tube, detector, scan, axis, film_um, gap_mm, strength, total, gain_kev, offset_kev) -> np.ndarray:
+    "(B, C) expected counts of one batch."
+    surface = as_surface(len(fractions), film_um, gap_mm, scan.rough_um)
+    photons = np.hstack([fluorescence(fractions, surface, tube, detector, scan), *scatter(fractions, surface, tube, detector, scan), argon(tube, scan, gap_mm)[:, None]])
+    seen = photons @ _scanner_response(tube, detector, scan, axis)
+    factor = scan.geometry * tube.current_ma * scan.live_s * strength / (1 + gap_mm / GAP_MM) ** 2
+    if not (strength >= 0).all(): raise ValueError(f"strength is {strength[~(strength >= 0)][0]}; expected numbers of at least 0")
+    counts = np.zeros((len(fractions), axis.n_channels))
+    counts[:, : seen.shape[1]] = seen * np.where(np.isnan(total), factor, total / seen.sum(1))[:, None]
+    counts = pile_up(counts, axis, scan)
+    moved = (gain_kev != axis.gain_kev).any() or (offset_kev != axis.offset_kev).any()
+    return drifted(counts, axis, gain_kev, offset_kev) if moved else counts
+
+@lru_cache(maxsize=16)
+def _scanner_response(tube: Tube, detector: Detector, scan: Scan, axis: EnergyAxis) -> np.ndarray:
+    "(N + 2 E + 1, channels in use) response to all photons that leave the core: lines, Rayleigh, Compton, argon."
+    energy, angle = tube_photons(tube, scan).energy_kev, scatter_deg(tube, detector)
+    lines = fluorescence_lines(tube.kv)["energy_kev"].to_numpy()
+    spread = np.r_[np.zeros(len(lines) + len(energy)), doppler_kev(energy, angle), 0.0]
+    seen = response(np.r_[lines, energy, compton_kev(energy, angle), ARGON_KEV], detector, scan, axis, spread)
+    return np.ascontiguousarray(seen[:, : _last_used(seen)])
 
 # %% ../nbs/02_physics.ipynb #3e7b2021
 def simulate_spectra(
