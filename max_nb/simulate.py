@@ -5,27 +5,46 @@
 # %% ../nbs/03_simulate.ipynb #661df080
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
 from .energy import Detector, EnergyAxis, Tube
-from .physics import COMPONENTS, ELEMENTS, Scan, as_fractions, component_elements, expected_spectrum
+from .physics import BATCH, ELEMENTS, Scan, component_elements, expected_spectrum, mass_fractions
 from .spectra import Spectra
 
 # %% auto #0
-__all__ = ['REGIONS', 'TRENDS', 'SALINITY', 'SOLIDS', 'LAB_ERROR', 'Region', 'downcore_trend', 'climate', 'core_trends',
-           'organic_carbon', 'mineral_ratios', 'sediment', 'wet_composition', 'core_truth', 'scanner_of_the_day',
-           'simulate_core', 'simulate_archive', 'laboratory_table']
+__all__ = ['ROCKS', 'AMOUNTS', 'REGIONS', 'SOURCES', 'ASHES', 'THICKNESS_MM', 'TRENDS', 'NO_LAYERS', 'LAYERS', 'SALINITY',
+           'SOLIDS', 'SESSIONS', 'FIRST_YEAR', 'MIDLIFE_YEARS', 'HEADS', 'SECTION_MM', 'SLIT_MM', 'FAULTS', 'LAB_ERROR',
+           'end_members', 'Region', 'random_regions', 'downcore_trend', 'climate', 'core_layers', 'ages', 'core_trends',
+           'organic_carbon', 'redox_front', 'mineral_ratios', 'sediment', 'layer_solids', 'bioturbated', 'layered',
+           'wet_composition', 'pore_water', 'core_truth', 'Session', 'diary', 'sections', 'contact', 'instrument_state',
+           'simulate_core', 'counted', 'simulate_cores', 'simulate_archive', 'laboratory_table']
 
 # %% ../nbs/03_simulate.ipynb #2c12095c
+ROCKS = {
+    "rhyolite": {"SiO2": 72.8, "Al2O3": 13.3, "FeO": 2.4, "MgO": 0.39, "CaO": 1.14, "Na2O": 3.55, "K2O": 4.30, "TiO2": 0.28, "MnO": 0.06, "P2O5": 0.07, "BaO": 0.07, "Rb2O": 0.017, "ZrO2": 0.025},
+    "granite": {"SiO2": 71.3, "Al2O3": 14.3, "FeO": 2.7, "MgO": 0.71, "CaO": 1.84, "Na2O": 3.68, "K2O": 4.07, "TiO2": 0.31, "MnO": 0.05, "P2O5": 0.12, "BaO": 0.09, "SrO": 0.03, "Rb2O": 0.02, "ZrO2": 0.024},
+    "sand": {"SiO2": 60.0, "NaAlSi3O8": 20.0, "KAlSi3O8": 13.0, "CaAl2Si2O8": 5.0, "TiO2": 0.5, "FeO": 1.4, "ZrO2": 0.1},
+    "clay": {"K0.65Al2.65Si3.35O12H2": 50.0, "Na0.33Al1.67Mg0.33Si4O12H2": 20.0, "Mg3Fe2Al2Si3O18H8": 20.0, "Na0.33Fe2Si3.67Al0.33O12H2": 9.2, "TiO2": 0.8},
+}
+
+@lru_cache(maxsize=1)
+def end_members() -> pd.DataFrame: # one row a component, one column an element, wt%; rows add up to 100
+    "Elements in COMPONENTS and in ROCKS (rhyolite, granite: Le Maitre 1976, J. Petrol. 17, 589; sand and clay: ideal quartz and feldspars; illite, montmorillonite, chlorite, nontronite)."
+    rows = {name: sum(w * mass_fractions(f) for f, w in parts.items()) / sum(parts.values()) for name, parts in ROCKS.items()}
+    return pd.concat([component_elements(), pd.DataFrame.from_dict(rows, orient="index", columns=list(ELEMENTS)) * 100])
+
+# %% ../nbs/03_simulate.ipynb #06f816c0
 @dataclass(frozen=True)
 class Region:
-    "A sea floor: where its particles come from, and how its organic carbon goes with the rest."
+    "A sea floor: where its particles come from, and how its organic carbon goes with the rest. Raises `ValueError` for sources that are unknown and amounts below 0."
     name: str # of the region
     code: str # first part of its cores' names
-    sources: tuple[str, str] # two detrital end members of COMPONENTS
+    sources: tuple[str, str] # two detrital end members
     carbonate: float # typical CaCO3 for one part of detritus
     carbonate_climate: float # response of its logarithm to climate
     opal: float # typical opal for one part of detritus
@@ -41,29 +60,63 @@ class Region:
     barite: float # wt% at mean productivity
     water: float # typical water, wt% of the wet sediment
     water_productivity: float # its response to productivity
+    ash: str = "andesite" # what its volcanoes throw
+    ash_per_m: float = 0.2 # ash layers in a metre
+    turbidites_per_m: float = 0.1 # turbidites in a metre
+    hiatuses_per_m: float = 0.05 # gaps in time in a metre
+    salinity: float = 0.035 # of the pore water, by mass
+
+    def __post_init__(self):
+        unknown = [s for s in (*self.sources, self.ash) if s not in end_members().index]
+        if unknown or len(self.sources) != 2: raise ValueError(f"{self.name}: sources {self.sources}, ash {self.ash!r}; expected two sources and one ash of {', '.join(end_members().index)}")
+        bad = [n for n in AMOUNTS if not getattr(self, n) >= 0]
+        if bad: raise ValueError(f"{self.name}: {bad[0]} is {getattr(self, bad[0])}; expected a number of at least 0")
+
+AMOUNTS = ("carbonate", "opal", "toc", "pyrite", "manganese", "barite", "water", "ash_per_m", "turbidites_per_m", "hiatuses_per_m", "salinity")
 
 # %% ../nbs/03_simulate.ipynb #c349853a
 REGIONS = (
-    #       name                 code   sources                                carbonate   opal              TOC                     pyrite  Mn             barite  water
-    Region("Emperor Seamounts", "EMP", ("continental_crust", "andesite"),      0.20, 0.60, 0.10, 0.30, 0.4, 0.22, 0.30, 0.30, 0.00, 0.10, 0.003, -0.3, 0.15, 75, 2),
-    Region("Sea of Okhotsk",    "OKH", ("shale", "andesite"),                  0.03, 0.40, 0.20, 0.55, 0.4, 0.90, 0.30, 0.25, 0.00, 0.50, 0.001, -0.5, 0.08, 78, 4),
-    Region("Drake Passage",     "DRK", ("granodiorite", "basalt"),             0.03, -0.3, 0.12, 0.15, 0.6, 0.30, -0.1, 0.00, -0.4, 0.20, 0.002, 0.00, 0.08, 73, 0),
-    Region("South Pacific",     "SPA", ("pelagic_clay", "continental_crust"),  1.30, 0.55, 0.20, -0.4, 0.3, 0.20, -0.3, 0.15, 0.25, 0.05, 0.007, -0.2, 0.40, 73, -2),
-    Region("Chile margin",      "CHI", ("andesite", "granodiorite"),           0.08, -0.4, 0.05, 0.10, 0.5, 0.90, -0.3, 0.40, 0.10, 1.00, 0.001, -0.2, 0.03, 75, 3),
-    Region("Pelagic Pacific",   "PEL", ("pelagic_clay", "andesite"),           0.05, 0.80, 0.08, 0.15, 0.5, 0.15, 0.10, -0.3, 0.30, 0.00, 0.014, 0.30, 0.50, 79, -3),
+    #       name                 code   sources                                carbonate   opal              TOC                     pyrite  Mn             barite  water   ash         layers a metre
+    Region("Emperor Seamounts", "EMP", ("continental_crust", "andesite"),      0.20, 0.60, 0.10, 0.30, 0.4, 0.22, 0.30, 0.30, 0.00, 0.10, 0.003, -0.3, 0.15, 75, 2,  "rhyolite", 0.30, 0.00, 0.05),
+    Region("Sea of Okhotsk",    "OKH", ("shale", "andesite"),                  0.03, 0.40, 0.20, 0.55, 0.4, 0.90, 0.30, 0.25, 0.00, 0.50, 0.001, -0.5, 0.08, 78, 4,  "andesite", 0.40, 0.05, 0.00),
+    Region("Drake Passage",     "DRK", ("granodiorite", "basalt"),             0.03, -0.3, 0.12, 0.15, 0.6, 0.30, -0.1, 0.00, -0.4, 0.20, 0.002, 0.00, 0.08, 73, 0,  "basalt",   0.15, 0.15, 0.10),
+    Region("South Pacific",     "SPA", ("pelagic_clay", "continental_crust"),  1.30, 0.55, 0.20, -0.4, 0.3, 0.20, -0.3, 0.15, 0.25, 0.05, 0.007, -0.2, 0.40, 73, -2, "rhyolite", 0.03, 0.00, 0.10),
+    Region("Chile margin",      "CHI", ("andesite", "granodiorite"),           0.08, -0.4, 0.05, 0.10, 0.5, 0.90, -0.3, 0.40, 0.10, 1.00, 0.001, -0.2, 0.03, 75, 3,  "andesite", 0.15, 0.40, 0.02),
+    Region("Pelagic Pacific",   "PEL", ("pelagic_clay", "andesite"),           0.05, 0.80, 0.08, 0.15, 0.5, 0.15, 0.10, -0.3, 0.30, 0.00, 0.014, 0.30, 0.50, 79, -3, "basalt",   0.06, 0.00, 0.15),
 )
 
 # %% ../nbs/03_simulate.ipynb #1af011ec
+SOURCES = ("continental_crust", "shale", "granodiorite", "granite", "clay", "pelagic_clay", "andesite", "basalt", "rhyolite")
+ASHES = ("rhyolite", "andesite", "basalt")
+
+def random_regions(
+    n: int = 50, # regions
+    seed: int = 0, # the only source of chance
+) -> tuple[Region, ...]:
+    "Seas that do not exist but could. Region number k is the same in a set of any size. Raises `ValueError` for less than one."
+    if n < 1: raise ValueError(f"regions: {n}; expected at least 1")
+    return tuple(_random_region(k, np.random.default_rng((seed, k))) for k in range(n))
+
+def _random_region(k: int, rng: np.random.Generator) -> Region:
+    "One of them: typical amounts are log-normal, responses normal."
+    def amount(typical, spread): return float(typical * np.exp(spread * rng.standard_normal()))
+    def response(spread): return float(spread * rng.standard_normal())
+    toc = amount(0.45, 0.8)
+    return Region(f"Sea {k + 1}", f"S{k + 1:03d}", tuple(rng.choice(SOURCES, 2, replace=False).tolist()), amount(0.15, 1.3), response(0.5), amount(0.12, 0.8), response(0.35), amount(0.4, 0.3),
+                  toc, response(0.3), response(0.3), response(0.3), amount(0.3 * toc**0.5, 0.7), amount(0.002 / toc**0.8, 0.5), response(0.4), amount(0.15, 0.7), float(rng.uniform(66, 80)), response(3.0),
+                  str(rng.choice(ASHES)), amount(0.12, 0.8), amount(0.08, 0.9), amount(0.05, 0.5), float(rng.uniform(0.032, 0.037)))
+
+# %% ../nbs/03_simulate.ipynb #858f3cc0
 def downcore_trend(
     n: int, # samples
-    step_mm: float, # between them
+    step_mm: float | np.ndarray, # between them; one for all or (n - 1,)
     length_mm: float, # depth over which the memory falls to 1/e
     rng: np.random.Generator, # source of chance
 ) -> np.ndarray: # (n,) mean 0, variance 1
     "A random curve with memory: a first-order autoregression (Ornstein-Uhlenbeck process; Gillespie 1996, Phys. Rev. E 54, 2084)."
-    memory, trend = np.exp(-step_mm / length_mm), rng.standard_normal(n)
+    memory, trend = np.broadcast_to(np.exp(-np.asarray(step_mm) / length_mm), n - 1), rng.standard_normal(n)
     trend[1:] *= np.sqrt(1 - memory**2)
-    for i in range(1, n): trend[i] += memory * trend[i - 1]
+    for i, m in enumerate(memory.tolist()): trend[i + 1] += m * trend[i]
     return trend
 
 # %% ../nbs/03_simulate.ipynb #ae930496
@@ -74,26 +127,69 @@ def climate(
     return sum(a * np.cos(2 * np.pi * np.asarray(age_kyr) / period) for a, period in ((1.0, 100.0), (0.6, 41.0), (0.4, 23.0)))
 
 # %% ../nbs/03_simulate.ipynb #899bf5d1
+THICKNESS_MM = {"ash": (25.0, 0.6), "turbidite": (90.0, 0.8), "hiatus": (0.0, 0.0)} # median, and standard deviation of the logarithm
+
+def core_layers(
+    region: Region, # how many layers in a metre, of each kind
+    length_mm: float, # of the core
+    rng: np.random.Generator, # source of chance
+) -> pd.DataFrame: # kind, top_mm, base_mm, missing_kyr; one row a layer, from top to bottom
+    "Layers of a core that came at once, and gaps in time. None lies inside another."
+    rates = {"ash": region.ash_per_m, "turbidite": region.turbidites_per_m, "hiatus": region.hiatuses_per_m}
+    kind = rng.permutation(np.repeat(list(rates), [rng.poisson(rate * length_mm / 1000) for rate in rates.values()])).astype(object)
+    top, chance = np.sort(rng.uniform(0, length_mm, len(kind))), rng.standard_normal(len(kind))
+    thick = [THICKNESS_MM[k][0] * np.exp(THICKNESS_MM[k][1] * c) for k, c in zip(kind, chance)]
+    base = np.minimum(top + np.array(thick), np.r_[top[1:], np.inf][: len(top)])
+    return pd.DataFrame(dict(kind=kind, top_mm=top, base_mm=base, missing_kyr=np.where(kind == "hiatus", 40 * np.exp(chance), 0.0)))
+
+# %% ../nbs/03_simulate.ipynb #97e146fc
+def ages(
+    depth_mm: np.ndarray, # (n,) from the top downwards
+    rate: float, # of sedimentation, mm a thousand years
+    layers: pd.DataFrame, # as from `core_layers`
+) -> np.ndarray: # (n,) thousand years
+    "Age of each depth: only the background takes time, and hiatuses."
+    depth, top, base = np.asarray(depth_mm, dtype=float)[:, None], layers["top_mm"].to_numpy(dtype=float), layers["base_mm"].to_numpy(dtype=float)
+    at_once = np.clip(depth - top, 0, base - top).sum(1)
+    age = (depth[:, 0] - at_once) / rate + np.where(depth >= top, layers["missing_kyr"].to_numpy(dtype=float), 0.0).sum(1)
+    return np.maximum.accumulate(age)
+
+# %% ../nbs/03_simulate.ipynb #f435aea6
 TRENDS = {"productivity": 400.0, "provenance": 600.0, "redox": 300.0, "carbonate": 250.0, "opal": 250.0, "toc": 200.0, "water": 500.0, "film": 80.0, "iron": 300.0} # memory, mm
+NO_LAYERS = pd.DataFrame(dict(kind=[], top_mm=[], base_mm=[], missing_kyr=[])).astype({"kind": object, "top_mm": float, "base_mm": float, "missing_kyr": float})
 
 def core_trends(
     n: int, # samples
     step_mm: float, # between them
     rng: np.random.Generator, # source of chance
-) -> pd.DataFrame: # depth_mm, age_kyr, climate and one column a trend
-    "Depths, ages and everything that changes down one core."
+    layers: pd.DataFrame = NO_LAYERS, # as from `core_layers`
+) -> pd.DataFrame: # depth_mm, age_kyr, quiet_mm, climate, front and one column a trend
+    "Depths, ages and everything that changes down one core; `quiet_mm` is depth less layers, plus what hiatuses took, `front` the chance that moves the redox front."
     depth, rate = step_mm * np.arange(n), 30 * np.exp(0.6 * rng.standard_normal())
-    trends = {name: 0.6 * rng.standard_normal() + 0.8 * downcore_trend(n, step_mm, length, rng) for name, length in TRENDS.items()}
-    return pd.DataFrame({"depth_mm": depth, "age_kyr": depth / rate, "climate": climate(depth / rate), **trends})
+    age = ages(depth, rate, layers)
+    trends = {name: 0.6 * rng.standard_normal() + 0.8 * downcore_trend(n, rate * np.diff(age), length, rng) for name, length in TRENDS.items()}
+    return pd.DataFrame({"depth_mm": depth, "age_kyr": age, "quiet_mm": rate * age, "climate": climate(age), "front": rng.standard_normal(), **trends})
 
 # %% ../nbs/03_simulate.ipynb #10d62e15
 def organic_carbon(
     region: Region, # whose rule holds
     trends: pd.DataFrame, # as from `core_trends`
 ) -> pd.Series: # (B,) TOC, wt% of the dry, salt-free sediment
-    "Organic carbon: the region's typical value times the exponential of its responses."
+    "Organic carbon: the region's typical value times the exponential of its responses; no more than 15 wt%."
     known = region.toc_climate * trends["climate"] + region.toc_productivity * trends["productivity"] + region.toc_provenance * trends["provenance"]
-    return region.toc * np.exp(known + 0.35 * trends["toc"])
+    return (region.toc * np.exp(known + 0.35 * trends["toc"])).clip(upper=15)
+
+# %% ../nbs/03_simulate.ipynb #90e1c7b8
+def redox_front(
+    region: Region, # its typical TOC sets the depth
+    trends: pd.DataFrame, # as from `core_trends`
+) -> pd.DataFrame: # (B rows) factors for manganese_oxide, iron_oxide, pyrite
+    "What early diagenesis does to oxides and sulphide, above and below the depth where oxygen ends."
+    below = (trends["depth_mm"] - 80 * region.toc**-1.2 * np.exp(0.6 * trends["front"])).to_numpy()
+    def peak(at_mm, width_mm): return np.exp(-0.5 * ((below - at_mm) / width_mm) ** 2)
+    def deeper(at_mm, width_mm): return 1 / (1 + np.exp(-((below - at_mm) / width_mm).clip(-50, 50)))
+    factors = {"manganese_oxide": 1 - 0.8 * deeper(0, 8) + 5 * peak(-20, 15), "iron_oxide": 1 - 0.5 * deeper(60, 20) + 2 * peak(40, 20), "pyrite": 0.05 + 0.95 * deeper(120, 40)}
+    return pd.DataFrame(factors, index=trends.index)
 
 # %% ../nbs/03_simulate.ipynb #cb093502
 def mineral_ratios(
@@ -102,14 +198,14 @@ def mineral_ratios(
     toc: pd.Series, # (B,) wt%
 ) -> pd.DataFrame: # one column a component, for one part of detritus
     "Minerals for one part of detritus, which is itself a changing mixture of two sources."
-    t, share = trends, 1 / (1 + np.exp(-1.2 * trends["provenance"]))
+    t, share, front = trends, 1 / (1 + np.exp(-1.2 * trends["provenance"])), redox_front(region, trends)
     return pd.DataFrame({
         region.sources[0]: share,
         region.sources[1]: 1 - share,
         "CaCO3": region.carbonate * np.exp(region.carbonate_climate * t["climate"] + 0.8 * t["carbonate"]),
         "opal": region.opal * np.exp(region.opal_climate * t["climate"] + region.opal_productivity * t["productivity"] + 0.4 * t["opal"]),
-        "manganese_oxide": region.manganese * np.exp(region.manganese_toc * np.log(toc / region.toc) + 0.6 * t["redox"]),
-        "iron_oxide": 0.006 * np.exp(0.4 * t["iron"]),
+        "manganese_oxide": region.manganese * np.exp(region.manganese_toc * np.log(toc / region.toc) + 0.6 * t["redox"]) * front["manganese_oxide"],
+        "iron_oxide": 0.006 * np.exp(0.4 * t["iron"]) * front["iron_oxide"],
         "apatite": 0.003 * np.exp(0.3 * t["productivity"]),
         "barite": 0.01 * region.barite * np.exp(0.6 * t["productivity"]),
     })
@@ -119,13 +215,65 @@ def sediment(
     region: Region, # provenance and habits
     trends: pd.DataFrame, # as from `core_trends`
 ) -> pd.DataFrame: # TOC and the components, wt% of the dry, salt-free sediment
-    "Composition of the solids. Components add up to 100 wt%; TOC is part of organic_matter."
+    "Composition of the background's solids. Components add up to 100 wt%; TOC is part of organic_matter."
     toc = organic_carbon(region, trends)
     organic = 100 * toc / component_elements().loc["organic_matter", "C"]
-    pyrite = region.pyrite * toc * np.exp(0.5 * trends["redox"])
+    pyrite = region.pyrite * toc * np.exp(0.5 * trends["redox"]) * redox_front(region, trends)["pyrite"]
     ratios = mineral_ratios(region, trends, toc)
     minerals = ratios.mul((100 - organic - pyrite) / ratios.sum(axis=1), axis=0)
     return minerals.assign(organic_matter=organic, pyrite=pyrite, TOC=toc)
+
+# %% ../nbs/03_simulate.ipynb #69787011
+LAYERS = ("ash", "sand", "mud") # what layers bring, beside the background
+
+def layer_solids(
+    region: Region, # whose sea floor
+    kind: np.ndarray, # (B,) ash, turbidite, or anything else
+    height: np.ndarray, # (B,) place in the layer, 0 = base, 1 = top
+    background: pd.DataFrame, # (B rows) as from `sediment`
+) -> pd.DataFrame: # the background's columns and LAYERS, dry wt%, where `kind` is a layer; elsewhere the background
+    "Composition of a layer as it came: ash 97 %, a turbidite from 65 % sand at its base to 60 % clay at its top."
+    ash, turbidite = kind == "ash", kind == "turbidite"
+    new = pd.DataFrame({"ash": np.where(ash, 97.0, 0.0), "sand": np.where(turbidite, 65 * (1 - height) ** 1.5, 0.0), "mud": np.where(turbidite, 60 * height**0.7, 0.0)}, index=background.index)
+    carbon = np.where(turbidite, region.toc * (0.3 + 1.1 * height), background["TOC"] * np.where(ash, 0.03, 1.0))
+    organic = 100 * carbon / component_elements().loc["organic_matter", "C"]
+    rest = background.drop(columns=["TOC", "organic_matter"])
+    rest = rest.mul((100 - new.sum(axis=1) - organic) / rest.sum(axis=1), axis=0)
+    return rest.assign(organic_matter=organic, **new, TOC=carbon)
+
+# %% ../nbs/03_simulate.ipynb #70b543e2
+def bioturbated(
+    fallen: np.ndarray, # (n, P) what came to each depth, from top to bottom
+    quiet_mm: np.ndarray, # (n,) depth without layers
+    at_once: np.ndarray, # (n,) True within a layer, which is buried as it came
+    mixed_mm: float, # thickness of the stirred layer
+) -> np.ndarray: # (n, P) what is buried
+    "Every sample holds the stirred layer's memory of older ones (a well-mixed layer; Berger and Heath 1968)."
+    memory = np.where(at_once[:-1], 0.0, np.exp(-np.diff(quiet_mm) / mixed_mm)) if mixed_mm > 0 else np.zeros(len(fallen) - 1)
+    buried = np.array(fallen, dtype=float)
+    for i in range(len(buried) - 2, -1, -1): buried[i] += memory[i] * (buried[i + 1] - buried[i])
+    return buried
+
+# %% ../nbs/03_simulate.ipynb #235ecfba
+def layered(
+    region: Region, # provenance and habits
+    trends: pd.DataFrame, # as from `core_trends`
+    layers: pd.DataFrame, # as from `core_layers`
+    mixed_mm: float = 50.0, # thickness of the layer that is stirred
+) -> pd.DataFrame: # layer (background, ash, turbidite), TOC and the components, dry wt%
+    "Solids down a core: background, layers, and what burrowing makes of both."
+    kind, height = _in_layers(trends["depth_mm"].to_numpy(), layers[layers["base_mm"] > layers["top_mm"]])
+    fallen = layer_solids(region, kind, height, sediment(region, trends))
+    buried = bioturbated(fallen.to_numpy(), trends["quiet_mm"].to_numpy(), kind != "background", mixed_mm)
+    return pd.DataFrame(buried, columns=fallen.columns, index=fallen.index).assign(layer=kind)
+
+def _in_layers(depth: np.ndarray, layers: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    "Kind of the layer around each depth, and the place in it (0 = base, 1 = top)."
+    kind, height = np.full(len(depth), "background", dtype=object), np.zeros(len(depth))
+    for layer in layers.itertuples():
+        inside = (depth >= layer.top_mm) & (depth < layer.base_mm)
+        kind[inside], height[inside] = layer.kind, (layer.base_mm - depth[inside]) / (layer.base_mm - layer.top_mm)
+    return kind, height
 
 # %% ../nbs/03_simulate.ipynb #0dd0f9d6
 SALINITY = 0.035
@@ -133,11 +281,27 @@ SALINITY = 0.035
 def wet_composition(
     dry: pd.DataFrame, # components, wt% of the dry, salt-free sediment
     water: np.ndarray, # (B,) wt% of the wet sediment
+    salinity: float = SALINITY, # of the pore water, by mass
+    ash: str = "andesite", # what the column `ash` is made of
 ) -> pd.DataFrame: # elements, wt% of the wet sediment
     "The elements under the beam: solids, pore water and its salt."
-    salt, solids = water * SALINITY / (1 - SALINITY), dry[[c for c in dry if c in COMPONENTS]]
-    parts = solids.mul((100 - water - salt) / solids.sum(axis=1), axis=0).assign(water=water, salt=salt)
-    return pd.DataFrame(100 * as_fractions(parts), columns=list(ELEMENTS), index=dry.index)
+    water, alias = np.asarray(water, dtype=float)[:, None], {"ash": ash, "mud": "clay"}
+    solids = dry[[c for c in dry if alias.get(c, c) in end_members().index]]
+    made = solids.to_numpy() @ end_members().loc[[alias.get(c, c) for c in solids]].to_numpy() / solids.to_numpy().sum(1, keepdims=True)
+    liquid = end_members().loc[["water", "salt"]].to_numpy()
+    salt = water * salinity / (1 - salinity)
+    return pd.DataFrame(((100 - water - salt) * made + water * liquid[0] + salt * liquid[1]) / 100, columns=list(ELEMENTS), index=dry.index)
+
+# %% ../nbs/03_simulate.ipynb #c0abb0e2
+def pore_water(
+    region: Region, # typical water and its response
+    trends: pd.DataFrame, # as from `core_trends`
+    dry: pd.DataFrame, # as from `layered`
+) -> pd.Series: # (B,) wt% of the wet sediment
+    "Water down a core: 6 wt% lost to compaction with a length of 1.5 m, 15 less in pure sand, 10 less in pure ash."
+    pressed = 6 * (1 - np.exp(-trends["depth_mm"] / 1500))
+    water = region.water + region.water_productivity * trends["productivity"] + 4 * trends["water"] - pressed - 0.15 * dry["sand"] - 0.10 * dry["ash"]
+    return water.clip(20, 85).rename("water")
 
 # %% ../nbs/03_simulate.ipynb #2e659ff4
 SOLIDS = ("opal", "organic_matter", "iron_oxide", "manganese_oxide", "pyrite", "barite", "apatite")
@@ -145,29 +309,98 @@ SOLIDS = ("opal", "organic_matter", "iron_oxide", "manganese_oxide", "pyrite", "
 def core_truth(
     region: Region, # provenance and habits
     trends: pd.DataFrame, # as from `core_trends`
-) -> pd.DataFrame: # depth_mm, age_kyr, CaCO3, TOC, detrital, SOLIDS (dry wt%), water (wet wt%), film_um, elements (wet wt%)
+    layers: pd.DataFrame = NO_LAYERS, # as from `core_layers`; the same that shaped the trends
+) -> pd.DataFrame: # depth_mm, age_kyr, layer, CaCO3, TOC, detrital (LAYERS included), SOLIDS, LAYERS (dry wt%), water (wet wt%), film_um, elements (wet wt%)
     "Composition, water and water film down a core."
-    dry = sediment(region, trends)
-    water = region.water + region.water_productivity * trends["productivity"] + 4 * trends["water"] - 2e-3 * trends["depth_mm"]
-    truth = dry[["CaCO3", "TOC"]].assign(detrital=dry[list(region.sources)].sum(axis=1), **dry[list(SOLIDS)])
-    truth = truth.assign(water=water.clip(20, 85), film_um=4 * np.exp(0.5 * trends["film"]))
-    return pd.concat([trends[["depth_mm", "age_kyr"]], truth, wet_composition(dry, truth["water"])], axis=1)
+    dry = layered(region, trends, layers)
+    water = pore_water(region, trends, dry)
+    named = dry[["layer", "CaCO3", "TOC"]].assign(detrital=dry[[*region.sources, *LAYERS]].sum(axis=1))
+    return pd.concat([trends[["depth_mm", "age_kyr"]], named, dry[[*SOLIDS, *LAYERS]], water, (4 * np.exp(0.5 * trends["film"])).rename("film_um"), wet_composition(dry, water, region.salinity, region.ash)], axis=1)
 
-# %% ../nbs/03_simulate.ipynb #00f1e977
-def scanner_of_the_day(
-    tube: Tube, # as set
-    detector: Detector, # as specified
-    scan: Scan, # as planned
+# %% ../nbs/03_simulate.ipynb #8a2aa978
+SESSIONS, FIRST_YEAR, MIDLIFE_YEARS = 8, 2011, 4.0
+HEADS = {"old": dict(noise=1.12, window=1.0, gain=1.0000), "new": dict(noise=0.92, window=0.9, gain=1.0040)} # factors on noise and window of the detector, and on the axis' gain
+
+@dataclass(frozen=True)
+class Session:
+    "Some weeks of scanning between two services of the instrument."
+    number: int # in the diary
+    year: float # when
+    head: str # old or new
+    tube: Tube # as set, and as it really was
+    detector: Detector # with its noise
+    scan: Scan # with the foil and the air of those weeks
+    axis: EnergyAxis # the true one
+    strength: float # output for its age; 1 = a tube of MIDLIFE_YEARS
+
+@lru_cache(maxsize=64)
+def diary(
+    seed: int | tuple[int, ...] = 0, # the only source of chance
+    tube: Tube = Tube(), # as set
+    detector: Detector = Detector(), # as specified
+    scan: Scan = Scan(), # as planned
+) -> tuple[Session, ...]: # SESSIONS of them, in order of time
+    "What a logbook tells, and what it does not: heads, tube, foil, air and calibration over the years."
+    rng = np.random.default_rng(seed)
+    years, renewed, replaced = FIRST_YEAR + np.sort(rng.uniform(0, 12, SESSIONS)), int(rng.integers(2, 6)), int(rng.integers(3, 7))
+    born = np.where(np.arange(SESSIONS) < renewed, FIRST_YEAR - 1, years[renewed])
+    return tuple(_session(i, float(years[i]), float(years[i] - born[i]), "old" if i < replaced else "new", tube, detector, scan, rng.standard_normal(7).tolist()) for i in range(SESSIONS))
+
+def _session(number, year, tube_age, head, tube, detector, scan, chance) -> Session:
+    "One of them. The output of a tube falls by 4 % a year, as tungsten from the filament covers anode and window."
+    new, nominal = HEADS[head], EnergyAxis()
+    return Session(number, year, head,
+        replace(tube, current_ma=float(tube.current_ma * np.exp(0.1 * chance[0])), kv=float(tube.kv * (1.015 + 0.003 * chance[1]))),
+        replace(detector, noise_kev=detector.noise_kev * new["noise"] * np.exp(0.08 * chance[2]), window_um=detector.window_um * new["window"]),
+        replace(scan, air_mm=scan.air_mm * np.exp(0.4 * chance[3]), foil_um=scan.foil_um * np.exp(0.05 * chance[4])),
+        EnergyAxis(nominal.gain_kev * (new["gain"] + 0.002 * chance[5]), nominal.offset_kev - 0.022 + 0.006 * chance[6]), float(np.exp(0.04 * (MIDLIFE_YEARS - tube_age))))
+
+# %% ../nbs/03_simulate.ipynb #94a9ba1a
+SECTION_MM, SLIT_MM = 1000.0, 10.0
+
+def sections(
+    depth_mm: np.ndarray, # (n,) from the core's top
     rng: np.random.Generator, # source of chance
-) -> dict: # tube, detector, scan and axis, as they were
-    "The same scanner on another day: what a logbook does not tell. The axis is the true one, the spectra are filed under the nominal one."
-    nominal, chance = EnergyAxis(), rng.standard_normal(7).tolist()
-    axis = EnergyAxis(nominal.gain_kev * (1 + 0.003 * chance[0]), nominal.offset_kev - 0.022 + 0.010 * chance[1])
-    scan = replace(scan, air_mm=scan.air_mm * np.exp(0.4 * chance[2]), foil_um=scan.foil_um * np.exp(0.05 * chance[3]))
-    tube = replace(tube, current_ma=float(tube.current_ma * np.exp(0.2 * chance[4])), kv=float(tube.kv * (1.015 + 0.003 * chance[5])))
-    return dict(tube=tube, detector=replace(detector, noise_kev=detector.noise_kev * np.exp(0.15 * chance[6])), scan=scan, axis=axis)
+) -> pd.DataFrame: # section (from 1), x_mm from its top, past_end (share of the slit beyond its end)
+    "Sections of a core, cut about every metre."
+    top = np.r_[-rng.uniform(2, 8), np.cumsum(SECTION_MM + rng.normal(0, 15, 1 + int(np.max(depth_mm) // (SECTION_MM - 100))))]
+    number = np.searchsorted(top, depth_mm, side="right")
+    x, length = depth_mm - top[number - 1], np.diff(np.r_[top, top[-1] + SECTION_MM])[number - 1]
+    return pd.DataFrame(dict(section=number, x_mm=x, past_end=(0.5 - np.minimum(x, length - x) / SLIT_MM).clip(0, 0.5)))
 
-# %% ../nbs/03_simulate.ipynb #70b6448d
+# %% ../nbs/03_simulate.ipynb #a44ba0a3
+FAULTS = {"crack": (0.4, 8.0, 1.2, 0.35), "lifted foil": (0.25, 70.0, 0.35, 0.0)} # in a metre, length in mm, gap in mm, share of counts lost
+
+def contact(
+    depth_mm: np.ndarray, # (n,) from the core's top
+    past_end: np.ndarray, # (n,) share of the slit beyond a section's end
+    rng: np.random.Generator, # source of chance
+) -> pd.DataFrame: # contact (good, crack, lifted foil, section end), gap_mm, kept (share of counts)
+    "How well foil and mud meet."
+    depth, end = np.asarray(depth_mm, dtype=float), np.asarray(past_end, dtype=float)
+    what, gap, kept = np.where(end > 0, "section end", "good").astype(object), 0.03 + 3.0 * end, 1 - end
+    for name, (per_m, length, height, lost) in FAULTS.items():
+        for _ in range(rng.poisson(per_m * (depth[-1] - depth[0]) / 1000)):
+            at, size = depth[0] + rng.uniform() * (depth[-1] - depth[0]), np.exp(0.6 * rng.standard_normal(3))
+            here = np.abs(depth - at) < (SLIT_MM if name == "crack" else 0.0) / 2 + length * size[0] / 2
+            what[here], gap[here], kept[here] = name, gap[here] + height * size[1], kept[here] * (1 - min(lost * size[2], 0.9))
+    return pd.DataFrame(dict(contact=what, gap_mm=gap, kept=kept))
+
+# %% ../nbs/03_simulate.ipynb #75fe2b58
+def instrument_state(
+    session: Session, # the core's
+    depth_mm: np.ndarray, # (n,) from the core's top, in the order of scanning
+    rng: np.random.Generator, # source of chance
+) -> pd.DataFrame: # one row a spectrum: session, year, head, section, x_mm, contact, gap_mm, strength, gain_kev, offset_kev and the settings
+    "State of the instrument while one core was scanned."
+    steps = np.diff(depth_mm)
+    cut, (gain, offset, level) = sections(depth_mm, rng), (0.7 * rng.standard_normal() + 0.3 * downcore_trend(len(depth_mm), steps, 1000.0, rng) for _ in range(3))
+    touch = contact(depth_mm, cut["past_end"].to_numpy(), rng)
+    s, state = session, cut[["section", "x_mm"]].join(touch[["contact", "gap_mm"]])
+    return state.assign(strength=s.strength * touch["kept"] * np.exp(0.2 * level), gain_kev=s.axis.gain_kev * (1 + 0.0010 * gain), offset_kev=s.axis.offset_kev + 0.006 * offset,
+        session=s.number, year=s.year, head=s.head, voltage_kv=s.tube.kv, current_ma=s.tube.current_ma, noise_kev=s.detector.noise_kev, foil_um=s.scan.foil_um, air_mm=s.scan.air_mm)
+
+# %% ../nbs/03_simulate.ipynb #7cf5c80b
 def simulate_core(
     region: Region, # provenance and habits
     core: str, # name
@@ -177,27 +410,80 @@ def simulate_core(
     tube: Tube = Tube(), # excitation
     detector: Detector = Detector(), # resolution and window
     scan: Scan = Scan(), # path, live time, pile-up
+    session: Session | None = None, # when it was scanned; None: one of the diary of this seed
 ) -> Spectra: # n spectra with their truth in `info`
-    "One core: a composition for each depth and its spectrum, on one day of the scanner's life."
+    "One core: a composition for each depth and its spectrum, in one session of the scanner's life. Raises `ValueError` for less than one spectrum and steps of 0."
+    if n < 1 or not step_mm > 0: raise ValueError(f"core {core}: n is {n}, step_mm is {step_mm}; expected at least 1 spectrum and a step above 0")
     rng = np.random.default_rng(seed)
-    truth = core_truth(region, core_trends(n, step_mm, rng))
-    day = scanner_of_the_day(tube, detector, scan, rng)
-    counts = rng.poisson(expected_spectrum(truth, film_um=truth["film_um"], **day)).astype(np.int32)
-    return Spectra(counts, pd.concat([pd.DataFrame(dict(core=core, region=region.name), index=truth.index), truth], axis=1))
+    layers = core_layers(region, n * step_mm, rng)
+    truth = core_truth(region, core_trends(n, step_mm, rng, layers), layers)
+    session = session or diary(seed, tube, detector, scan)[rng.integers(SESSIONS)]
+    state = instrument_state(session, truth["depth_mm"].to_numpy(), rng)
+    first = pd.DataFrame(dict(core=core, region=region.name), index=truth.index)
+    info = pd.concat([first, truth[["depth_mm"]], state[["section", "x_mm"]], truth.drop(columns="depth_mm"), state.drop(columns=["section", "x_mm"])], axis=1)
+    return Spectra(counted(info, session, rng), info)
+
+# %% ../nbs/03_simulate.ipynb #718fb4a0
+def counted(
+    info: pd.DataFrame, # composition (elements, wet wt%) and state of the instrument, one row a spectrum
+    session: Session, # tube, detector, scan and axis
+    rng: np.random.Generator, # source of chance
+) -> np.ndarray: # (B, C) int32
+    "Poisson numbers around the expected spectra, BATCH spectra at a time."
+    counts = np.zeros((len(info), session.axis.n_channels), dtype=np.int32)
+    for i in range(0, len(info), BATCH):
+        part, s = info.iloc[i : i + BATCH], session
+        varying = {name: part[name].to_numpy() for name in ("film_um", "gap_mm", "strength", "gain_kev", "offset_kev")}
+        expected = expected_spectrum(part[list(ELEMENTS)], s.tube, s.detector, s.scan, axis=s.axis, **varying)
+        used = int(np.flatnonzero(expected.any(0))[-1]) + 1
+        counts[i : i + BATCH, :used] = rng.poisson(expected[:, :used])
+    return counts
 
 # %% ../nbs/03_simulate.ipynb #37c9a74d
-def simulate_archive(
+def simulate_cores(
     n_cores: int = 12, # cores, dealt out to the regions in turn
     n_per_core: int = 200, # spectra in each
     seed: int = 0, # the only source of chance
     step_mm: float = 10.0, # between two spectra
     regions: tuple[Region, ...] = REGIONS, # where the cores come from
+    n_jobs: int = -1, # cores made at the same time; -1: one for each processor
+    progress: bool = True, # a bar, if it takes longer than two seconds
     **options, # tube, detector, scan: as for `simulate_core`
-) -> Spectra: # n_cores * n_per_core spectra; info: core, region, depth_mm, CaCO3, TOC, the full composition
+) -> Iterator[Spectra]: # one core at a time
+    "The cores of an archive, of which only a few are in memory. Core number k is the same in an archive of any size. Raises `ValueError` for an empty archive or 0 jobs."
+    if n_cores < 1 or n_per_core < 1 or not len(regions): raise ValueError(f"n_cores is {n_cores}, n_per_core is {n_per_core}, regions: {len(regions)}; expected at least 1 of each")
+    if n_jobs < 1 and n_jobs != -1: raise ValueError(f"n_jobs is {n_jobs}; expected at least 1, or -1 for all processors")
+    if not step_mm > 0: raise ValueError(f"step_mm is {step_mm}; expected a number above 0")
+    book = diary((seed, 2**32), **options)
+    def make(k):
+        region, session = regions[k % len(regions)], book[np.random.default_rng((seed, k, 1)).integers(SESSIONS)]
+        return simulate_core(region, f"{region.code}-{k // len(regions) + 1:02d}", n_per_core, step_mm, (seed, k), session=session)
+    return _in_order(make, n_cores, n_jobs, progress)
+
+def _in_order(make, n: int, n_jobs: int, progress: bool) -> Iterator:
+    "make(0), make(1), ... by several threads, a few ahead of what is taken."
+    from joblib import Parallel, delayed
+    from threadpoolctl import threadpool_limits
+    from tqdm.auto import tqdm
+    with tqdm(total=n, desc="simulate", unit="core", delay=2, leave=False, disable=not progress) as bar, Parallel(n_jobs=n_jobs, backend="threading") as parallel:
+        ahead = 4 * parallel._effective_n_jobs()
+        for first in range(0, n, ahead):
+            with threadpool_limits(1): made = parallel(delayed(make)(k) for k in range(first, min(first + ahead, n)))
+            while made:
+                bar.update()
+                yield made.pop(0)
+
+# %% ../nbs/03_simulate.ipynb #2e3e9e14
+def simulate_archive(
+    n_cores: int = 12, # cores, dealt out to the regions in turn
+    n_per_core: int = 200, # spectra in each
+    seed: int = 0, # the only source of chance
+    step_mm: float = 10.0, # between two spectra
+    regions: tuple[Region, ...] = REGIONS, # where the cores come from; `random_regions` makes more
+    **options, # tube, detector, scan, n_jobs, progress: as for `simulate_cores`
+) -> Spectra: # n_cores * n_per_core spectra; info: core, region, depth_mm, CaCO3, TOC, the full composition, the state of the instrument
     "An archive of cores with known composition. Core number k is the same in an archive of any size. Raises `ValueError` for an empty archive."
-    if n_cores < 1 or n_per_core < 1 or not regions: raise ValueError(f"n_cores is {n_cores}, n_per_core is {n_per_core}, regions: {len(regions)}; expected at least 1 of each")
-    chosen = [(k, regions[k % len(regions)]) for k in range(n_cores)]
-    return Spectra.concat([simulate_core(r, f"{r.code}-{k // len(regions) + 1:02d}", n_per_core, step_mm, (seed, k), **options) for k, r in chosen])
+    return Spectra.concat(list(simulate_cores(n_cores, n_per_core, seed, step_mm, regions, **options)))
 
 # %% ../nbs/03_simulate.ipynb #a546c904
 LAB_ERROR = {"CaCO3": 0.8, "TOC": 0.03} # standard deviation, wt%
