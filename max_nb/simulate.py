@@ -19,10 +19,11 @@ from .spectra import Spectra
 # %% auto #0
 __all__ = ['ROCKS', 'AMOUNTS', 'REGIONS', 'SOURCES', 'ASHES', 'THICKNESS_MM', 'TRENDS', 'NO_LAYERS', 'LAYERS', 'SALINITY',
            'SOLIDS', 'SESSIONS', 'FIRST_YEAR', 'MIDLIFE_YEARS', 'HEADS', 'SECTION_MM', 'SLIT_MM', 'FAULTS', 'LAB_ERROR',
-           'end_members', 'Region', 'random_regions', 'downcore_trend', 'climate', 'core_layers', 'ages', 'core_trends',
-           'organic_carbon', 'redox_front', 'mineral_ratios', 'sediment', 'layer_solids', 'bioturbated', 'layered',
-           'wet_composition', 'pore_water', 'core_truth', 'Session', 'diary', 'sections', 'contact', 'instrument_state',
-           'simulate_core', 'counted', 'simulate_cores', 'simulate_archive', 'laboratory_table']
+           'LAB_RELATIVE', 'end_members', 'Region', 'random_regions', 'downcore_trend', 'climate', 'core_layers',
+           'ages', 'core_trends', 'organic_carbon', 'redox_front', 'mineral_ratios', 'sediment', 'layer_solids',
+           'bioturbated', 'layered', 'wet_composition', 'pore_water', 'core_truth', 'Session', 'diary', 'sections',
+           'contact', 'instrument_state', 'simulate_core', 'counted', 'simulate_cores', 'simulate_archive',
+           'laboratory_table']
 
 # %% ../nbs/03_simulate.ipynb #2c12095c
 ROCKS = {
@@ -352,7 +353,7 @@ def _session(number, year, tube_age, head, tube, detector, scan, chance) -> Sess
     return Session(number, year, head,
         replace(tube, current_ma=float(tube.current_ma * np.exp(0.1 * chance[0])), kv=float(tube.kv * (1.015 + 0.003 * chance[1]))),
         replace(detector, noise_kev=detector.noise_kev * new["noise"] * np.exp(0.08 * chance[2]), window_um=detector.window_um * new["window"]),
-        replace(scan, air_mm=scan.air_mm * np.exp(0.4 * chance[3]), foil_um=scan.foil_um * np.exp(0.05 * chance[4])),
+        replace(scan, air_mm=scan.air_mm * np.exp(0.3 * chance[3]), foil_um=scan.foil_um * np.exp(0.05 * chance[4])),
         EnergyAxis(nominal.gain_kev * (new["gain"] + 0.002 * chance[5]), nominal.offset_kev - 0.022 + 0.006 * chance[6]), float(np.exp(0.04 * (MIDLIFE_YEARS - tube_age))))
 
 # %% ../nbs/03_simulate.ipynb #94a9ba1a
@@ -485,24 +486,46 @@ def simulate_archive(
     "An archive of cores with known composition. Core number k is the same in an archive of any size. Raises `ValueError` for an empty archive."
     return Spectra.concat(list(simulate_cores(n_cores, n_per_core, seed, step_mm, regions, **options)))
 
-# %% ../nbs/03_simulate.ipynb #a546c904
+# %% ../nbs/03_simulate.ipynb #e116251c
 LAB_ERROR = {"CaCO3": 0.8, "TOC": 0.03} # standard deviation, wt%
+LAB_RELATIVE = {"CaCO3": 0.01, "TOC": 0.03} # standard deviation, share of the value
 
 def laboratory_table(
-    archive: Spectra, # with the truth in `info`
+    archive: Spectra | pd.DataFrame, # with the truth in `info`, or such an info
     per_core: int = 12, # samples taken from each core
     error: dict[str, float] | None = None, # standard deviation of each analysis, wt%; None: LAB_ERROR
     seed: int = 0, # where samples are taken and how the analyses err
-) -> pd.DataFrame: # core, depth_mm and the analysed columns, one row a sample
-    "What a laboratory delivers: few samples, spread down each core, with an analytical error. Raises `ValueError` for columns that are not there or more samples than spectra."
-    error, rng, info = LAB_ERROR if error is None else error, np.random.default_rng(seed), archive.info
-    missing = [c for c in ("core", "depth_mm", *error) if c not in info]
-    if missing: raise ValueError(f"info lacks {', '.join(missing)}; it has {', '.join(map(str, info))}")
-    rows = np.concatenate([_sampled(np.flatnonzero(info["core"] == c), per_core, rng) for c in info["core"].unique()])
-    table = info.loc[rows, ["core", "depth_mm", *error]].reset_index(drop=True)
-    return table.assign(**{k: table[k] + e * rng.standard_normal(len(table)) for k, e in error.items()})
+    relative: dict[str, float] | None = None, # more of it, in proportion to the value; None: LAB_RELATIVE if `error` is None too, else nothing
+    duplicates: float = 0.0, # share of the samples that are analysed twice, in a second row
+    missing: float = 0.0, # share of the values that are NaN
+    slice_mm: float = 10.0, # thickness of a sample, over which the truth is averaged
+) -> pd.DataFrame: # core, depth_mm (middle of the slice) and the analysed columns, one row an analysis
+    "What a laboratory delivers: few samples, spread down each core, with an analytical error. Raises `ValueError` for columns that are not there, more samples than spectra and shares outside 0 to 1."
+    info, rng = archive.info if isinstance(archive, Spectra) else archive, np.random.default_rng(seed)
+    relative, error = (LAB_RELATIVE if error is None else {}) if relative is None else relative, LAB_ERROR if error is None else error
+    _check_laboratory(info, {**error, **relative}, dict(duplicates=duplicates, missing=missing))
+    cores, values = [np.flatnonzero(info["core"] == c) for c in info["core"].unique()], info[["depth_mm", *error]].to_numpy(dtype=float)
+    taken = [(core, row) for core in cores for row in _sampled(core, per_core, rng) for _ in range(1 + (rng.random() < duplicates))]
+    rows, truth = [row for _, row in taken], np.stack([_slice_mean(values[core], values[row, 0], slice_mm) for core, row in taken])
+    spread = np.hypot(list(error.values()), truth * [relative.get(name, 0.0) for name in error])
+    found = truth + spread * rng.standard_normal(truth.shape)
+    found[rng.random(truth.shape) < missing] = np.nan
+    return info.iloc[rows][["core", "depth_mm"]].reset_index(drop=True).assign(**dict(zip(error, found.T)))
 
 def _sampled(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     "One row at random out of each of n equal stretches of a core."
     if not 1 <= n <= len(rows): raise ValueError(f"per_core is {n}; expected 1 to {len(rows)}, the spectra of a core")
     return np.array([rng.choice(part) for part in np.array_split(rows, n)])
+
+def _slice_mean(values: np.ndarray, depth_mm: float, slice_mm: float) -> np.ndarray:
+    "Means of all columns but the first, the depth, over the spectra within a slice."
+    return values[np.abs(values[:, 0] - depth_mm) < max(slice_mm / 2, 1e-9), 1:].mean(0)
+
+def _check_laboratory(info: pd.DataFrame, spreads: dict[str, float], shares: dict[str, float]) -> None:
+    "Complain about columns that are not there, errors below 0 and shares that are none."
+    lacking = [c for c in ("core", "depth_mm", *spreads) if c not in info]
+    if lacking: raise ValueError(f"info lacks {', '.join(lacking)}; it has {', '.join(map(str, info))}")
+    for name, value in spreads.items():
+        if not value >= 0: raise ValueError(f"error of {name} is {value}; expected a number of at least 0")
+    for name, value in shares.items():
+        if not 0 <= value <= 1: raise ValueError(f"{name} is {value}; expected a share from 0 to 1")
