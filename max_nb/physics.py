@@ -134,21 +134,22 @@ def _is_excited(z: int, name: str, shell: str, kv: float) -> bool:
 class Scan:
     "What lies between tube, core and detector, and how the counting is done."
     live_s: float = 10.0 # counting time, s
-    geometry: float = 2.8e-3 # solid angles of beam and detector multiplied, sr2; set by real spectra
-    line_scale: float = 1.6 # strength of the tube's lines against its continuum; 1 = Ebel's; set by real spectra
-    filter: str = "Al" # material of a filter in the beam
+    geometry: float = 3.0e-3 # solid angles of beam and detector multiplied, sr2; fitted
+    line_scale: float = 2.6 # strength of the tube's lines; 1 = Ebel's; fitted
+    hardness: float = 0.116 # by how much the exponent of the continuum is less than Ebel's; fitted
+    filter: str = "Al" # element that a filter in the beam is made of
     filter_um: float = 0.0 # its thickness, um; 0 = none
     foil_um: float = 4.0 # polypropylene foil on the core, um
-    air_mm: float = 1.0 # air left in the helium, on each leg of the path, mm
+    air_mm: float = 0.9 # air left in the helium, on each leg of the path, mm; fitted
     rough_um: float = 0.0 # mean height of the grains beside the beam, um
-    dead_layer_um: float = 0.1 # dead silicon in front of the detector, um
-    shelf: float = 0.006 # share of the photons that leave any part of their charge
-    tail: float = 0.025 # share of the photons that lose a little of it
-    tail_kev: float = 0.15 # mean loss of those, keV
-    threshold_kev: float = 1.15 # energy at which half of the pulses are counted; set by real spectra
-    threshold_width_kev: float = 0.12 # softness of that threshold, keV
-    pair_s: float = 2e-7 # two photons within this time are counted as one, s
-    dead_s: float = 4.5e-6 # a pulse keeps the electronics busy for this long, s; set by real and live times of real scans
+    dead_layer_um: float = 0.8 # dead silicon in front of the detector, um; fitted
+    shelf: float = 0.0041 # share of the photons that leave any part of their charge; fitted
+    tail: float = 0.019 # share of the photons that lose a little of it; fitted
+    tail_kev: float = 0.137 # mean loss of those, keV; fitted
+    threshold_kev: float = 1.125 # energy at which half of the pulses are counted; fitted
+    threshold_width_kev: float = 0.068 # softness of that threshold, keV; fitted
+    pair_s: float = 1.4e-7 # two photons within this time are counted as one, s; fitted
+    dead_s: float = 4.5e-6 # a pulse keeps the electronics busy for this long, s; from real and live times of scans
 
 # %% ../nbs/02_physics.ipynb #da54d446
 AIR, FOIL, WATER = "N1.56O0.42Ar0.0093", "C3H6", "H2O"
@@ -185,7 +186,7 @@ def _behind_windows(grid: np.ndarray, width: np.ndarray, tube: Tube, scan: Scan)
     "The continuum at some energies, each standing for a width, and the lines."
     lines = tube_lines(tube)
     energy = np.r_[grid, lines["energy_kev"]]
-    number = np.r_[tube_continuum(grid, tube) * width, scan.line_scale * lines["photons"]]
+    number = np.r_[tube_continuum(grid, tube) * (tube.kv / grid - 1) ** -scan.hardness * width, scan.line_scale * lines["photons"]]
     filtered = transmission(scan.filter, 0.1 * xraylib.ElementDensity(atomic_number(scan.filter)) * scan.filter_um, energy) if scan.filter_um else 1.0
     return Photons(energy, number * filtered * transmission("Be", 0.1848 * tube.window_um, energy) * foil_and_air(energy, scan, tube.incidence_deg))
 
