@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .spectra import Spectra, as_counts, fingerprint, write_atomically
+from .spectra import Spectra, as_counts, fingerprint, write_atomically, write_parquet
 
 # %% auto #0
 __all__ = ['FEWEST', 'FEW', 'GROUPS', 'OURS', 'SCRATCH', 'SHORT_LIST', 'QUICK_SAID', 'CONTROLS', 'QUICK', 'EXPLAIN', 'STYLE',
@@ -722,19 +722,28 @@ def _add_simulate(commands):
     p.add_argument("--cores", type=int, default=12)
     p.add_argument("--per-core", type=int, default=200, help="spectra a core")
     p.add_argument("--out", required=True, help="Parquet file for the scans")
+    p.add_argument("--regions", type=int, help="draw so many regions at random; left out: the six of chapter 03")
     p.add_argument("--labels", help="csv file for laboratory values; the truth then stands in the scans as true_CaCO3, true_TOC")
     p.add_argument("--labels-per-core", type=int, default=12)
+    p.add_argument("--jobs", type=int, default=-1, help="cores made at the same time (default: one for each processor)")
     p.add_argument("--seed", type=int, default=0)
     p.set_defaults(run=_run_simulate)
 
 def _run_simulate(a):
-    from max_nb.simulate import laboratory_table, simulate_archive
-    archive = simulate_archive(a.cores, a.per_core, seed=a.seed)
+    from max_nb.simulate import REGIONS, laboratory_table, random_regions, simulate_cores
+    if a.labels and not 1 <= a.labels_per_core <= max(a.per_core, 1): raise ValueError(f"--labels-per-core is {a.labels_per_core}; expected 1 to {a.per_core}, the spectra of a core")
+    regions, truth = REGIONS if a.regions is None else random_regions(a.regions, a.seed), []
+    write_parquet(a.out, _noting_truth(simulate_cores(a.cores, a.per_core, a.seed, regions=regions, n_jobs=a.jobs), truth, hide=bool(a.labels)))
     if a.labels:
-        labels = laboratory_table(archive, a.labels_per_core, seed=a.seed)
+        labels = laboratory_table(pd.concat(truth, ignore_index=True), a.labels_per_core, seed=a.seed)
         write_atomically(a.labels, lambda part: labels.to_csv(part, index=False))
-        archive.info = archive.info.rename(columns={t: f"true_{t}" for t in ("CaCO3", "TOC")})
-    print(f"{archive}\nwritten to {archive.to_parquet(a.out)}" + (f", laboratory values to {a.labels}" if a.labels else ""))
+    print(f"{sum(map(len, truth))} spectra of {a.cores} cores written to {a.out}" + (f", laboratory values to {a.labels}" if a.labels else ""))
+
+def _noting_truth(cores, truth: list, hide: bool):
+    "The cores one by one; their depths and truth are noted and, if hidden, renamed."
+    for core in cores:
+        truth.append(core.info[["core", "depth_mm", "CaCO3", "TOC"]])
+        yield core.replaced(info=core.info.rename(columns={t: f"true_{t}" for t in ("CaCO3", "TOC")})) if hide else core
 
 # %% ../nbs/12_quantify.ipynb #68eaede4
 def _add_others(commands):

@@ -177,8 +177,8 @@ def organic_carbon(
     trends: pd.DataFrame, # as from `core_trends`
 ) -> pd.Series: # (B,) TOC, wt% of the dry, salt-free sediment
     "Organic carbon: the region's typical value times the exponential of its responses; no more than 15 wt%."
-    known = region.toc_climate * trends["climate"] + region.toc_productivity * trends["productivity"] + region.toc_provenance * trends["provenance"]
-    return (region.toc * np.exp(known + 0.35 * trends["toc"])).clip(upper=15)
+    known = trends[["climate", "productivity", "provenance", "toc"]].to_numpy() @ [region.toc_climate, region.toc_productivity, region.toc_provenance, 0.35]
+    return pd.Series(np.minimum(region.toc * np.exp(known), 15.0), index=trends.index, name="TOC")
 
 # %% ../nbs/03_simulate.ipynb #90e1c7b8
 def redox_front(
@@ -199,17 +199,18 @@ def mineral_ratios(
     toc: pd.Series, # (B,) wt%
 ) -> pd.DataFrame: # one column a component, for one part of detritus
     "Minerals for one part of detritus, which is itself a changing mixture of two sources."
-    t, share, front = trends, 1 / (1 + np.exp(-1.2 * trends["provenance"])), redox_front(region, trends)
+    t, front = ({name: column.to_numpy() for name, column in table.items()} for table in (trends, redox_front(region, trends)))
+    share = 1 / (1 + np.exp(-1.2 * t["provenance"]))
     return pd.DataFrame({
         region.sources[0]: share,
         region.sources[1]: 1 - share,
         "CaCO3": region.carbonate * np.exp(region.carbonate_climate * t["climate"] + 0.8 * t["carbonate"]),
         "opal": region.opal * np.exp(region.opal_climate * t["climate"] + region.opal_productivity * t["productivity"] + 0.4 * t["opal"]),
-        "manganese_oxide": region.manganese * np.exp(region.manganese_toc * np.log(toc / region.toc) + 0.6 * t["redox"]) * front["manganese_oxide"],
+        "manganese_oxide": region.manganese * np.exp(region.manganese_toc * np.log(toc.to_numpy() / region.toc) + 0.6 * t["redox"]) * front["manganese_oxide"],
         "iron_oxide": 0.006 * np.exp(0.4 * t["iron"]) * front["iron_oxide"],
         "apatite": 0.003 * np.exp(0.3 * t["productivity"]),
         "barite": 0.01 * region.barite * np.exp(0.6 * t["productivity"]),
-    })
+    }, index=trends.index)
 
 # %% ../nbs/03_simulate.ipynb #830a5cf4
 def sediment(
@@ -221,7 +222,7 @@ def sediment(
     organic = 100 * toc / component_elements().loc["organic_matter", "C"]
     pyrite = region.pyrite * toc * np.exp(0.5 * trends["redox"]) * redox_front(region, trends)["pyrite"]
     ratios = mineral_ratios(region, trends, toc)
-    minerals = ratios.mul((100 - organic - pyrite) / ratios.sum(axis=1), axis=0)
+    minerals = ratios * ((100 - organic - pyrite) / ratios.sum(axis=1)).to_numpy()[:, None]
     return minerals.assign(organic_matter=organic, pyrite=pyrite, TOC=toc)
 
 # %% ../nbs/03_simulate.ipynb #69787011
@@ -239,8 +240,8 @@ def layer_solids(
     carbon = np.where(turbidite, region.toc * (0.3 + 1.1 * height), background["TOC"] * np.where(ash, 0.03, 1.0))
     organic = 100 * carbon / component_elements().loc["organic_matter", "C"]
     rest = background.drop(columns=["TOC", "organic_matter"])
-    rest = rest.mul((100 - new.sum(axis=1) - organic) / rest.sum(axis=1), axis=0)
-    return rest.assign(organic_matter=organic, **new, TOC=carbon)
+    rest = rest * ((100 - new.sum(axis=1) - organic) / rest.sum(axis=1)).to_numpy()[:, None]
+    return pd.concat([rest.assign(organic_matter=organic), new], axis=1).assign(TOC=carbon)
 
 # %% ../nbs/03_simulate.ipynb #70b543e2
 def bioturbated(
@@ -420,8 +421,7 @@ def simulate_core(
     truth = core_truth(region, core_trends(n, step_mm, rng, layers), layers)
     session = session or diary(seed, tube, detector, scan)[rng.integers(SESSIONS)]
     state = instrument_state(session, truth["depth_mm"].to_numpy(), rng)
-    first = pd.DataFrame(dict(core=core, region=region.name), index=truth.index)
-    info = pd.concat([first, truth[["depth_mm"]], state[["section", "x_mm"]], truth.drop(columns="depth_mm"), state.drop(columns=["section", "x_mm"])], axis=1)
+    info = pd.DataFrame({"core": core, "region": region.name, "depth_mm": truth["depth_mm"], **state[["section", "x_mm"]], **truth, **state})
     return Spectra(counted(info, session, rng), info)
 
 # %% ../nbs/03_simulate.ipynb #718fb4a0
