@@ -70,8 +70,8 @@ class Region:
     def __post_init__(self):
         unknown = [s for s in (*self.sources, self.ash) if s not in end_members().index]
         if unknown or len(self.sources) != 2: raise ValueError(f"{self.name}: sources {self.sources}, ash {self.ash!r}; expected two sources and one ash of {', '.join(end_members().index)}")
-        bad = [n for n in AMOUNTS if not getattr(self, n) >= 0]
-        if bad: raise ValueError(f"{self.name}: {bad[0]} is {getattr(self, bad[0])}; expected a number of at least 0")
+        bad = [n for n in AMOUNTS if not getattr(self, n) >= 0 or n == "toc" and not self.toc > 0]
+        if bad: raise ValueError(f"{self.name}: {bad[0]} is {getattr(self, bad[0])}; expected a number {'above' if bad[0] == 'toc' else 'of at least'} 0")
 
 AMOUNTS = ("carbonate", "opal", "toc", "pyrite", "manganese", "barite", "water", "ash_per_m", "turbidites_per_m", "hiatuses_per_m", "salinity")
 
@@ -503,7 +503,7 @@ def laboratory_table(
     "What a laboratory delivers: few samples, spread down each core, with an analytical error. Raises `ValueError` for columns that are not there, more samples than spectra and shares outside 0 to 1."
     info, rng = archive.info if isinstance(archive, Spectra) else archive, np.random.default_rng(seed)
     relative, error = (LAB_RELATIVE if error is None else {}) if relative is None else relative, LAB_ERROR if error is None else error
-    _check_laboratory(info, {**error, **relative}, dict(duplicates=duplicates, missing=missing))
+    _check_laboratory(info, [*error.items(), *relative.items()], dict(duplicates=duplicates, missing=missing), slice_mm)
     cores, values = [np.flatnonzero(info["core"] == c) for c in info["core"].unique()], info[["depth_mm", *error]].to_numpy(dtype=float)
     taken = [(core, row) for core in cores for row in _sampled(core, per_core, rng) for _ in range(1 + (rng.random() < duplicates))]
     rows, truth = [row for _, row in taken], np.stack([_slice_mean(values[core], values[row, 0], slice_mm) for core, row in taken])
@@ -521,11 +521,12 @@ def _slice_mean(values: np.ndarray, depth_mm: float, slice_mm: float) -> np.ndar
     "Means of all columns but the first, the depth, over the spectra within a slice."
     return values[np.abs(values[:, 0] - depth_mm) < max(slice_mm / 2, 1e-9), 1:].mean(0)
 
-def _check_laboratory(info: pd.DataFrame, spreads: dict[str, float], shares: dict[str, float]) -> None:
-    "Complain about columns that are not there, errors below 0 and shares that are none."
-    lacking = [c for c in ("core", "depth_mm", *spreads) if c not in info]
+def _check_laboratory(info: pd.DataFrame, spreads: list[tuple[str, float]], shares: dict[str, float], slice_mm: float) -> None:
+    "Complain about columns that are not there, errors and lengths below 0 and shares that are none."
+    lacking = [c for c in dict.fromkeys(["core", "depth_mm", *(name for name, _ in spreads)]) if c not in info]
     if lacking: raise ValueError(f"info lacks {', '.join(lacking)}; it has {', '.join(map(str, info))}")
-    for name, value in spreads.items():
+    if not slice_mm >= 0: raise ValueError(f"slice_mm is {slice_mm}; expected a length of at least 0")
+    for name, value in spreads:
         if not value >= 0: raise ValueError(f"error of {name} is {value}; expected a number of at least 0")
     for name, value in shares.items():
         if not 0 <= value <= 1: raise ValueError(f"{name} is {value}; expected a share from 0 to 1")

@@ -1,5 +1,6 @@
 "What does not teach: bad input, limits, and equivalences of the forward model."
 import hashlib
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,8 +13,9 @@ from hypothesis import given, settings, strategies as st
 from max_nb.energy import Detector, EnergyAxis, Tube
 from max_nb.physics import (COMPONENTS, ELEMENTS, Scan, as_fractions, component_elements, expected_spectrum, mass_fractions, pile_up, response, simulate_spectra, transmission,
                             tube_lines)
-from max_nb.simulate import REGIONS, SOLIDS, laboratory_table, simulate_archive, simulate_core
-from max_nb.spectra import Spectra
+from max_nb.simulate import (HEADS, LAYERS, NO_LAYERS, REGIONS, SESSIONS, SOLIDS, ages, bioturbated, core_layers, core_trends, core_truth, diary, end_members, laboratory_table,
+                             random_regions, sections, simulate_archive, simulate_core, simulate_cores)
+from max_nb.spectra import Spectra, write_parquet
 
 MUD = pd.DataFrame([dict(CaCO3=10.0, opal=6.0, shale=30.0, water=52.0, salt=2.0)])
 
@@ -57,6 +59,35 @@ def test_another_anode_runs():
 @pytest.mark.parametrize("n_cores, n_per_core, regions", [(0, 5, REGIONS), (2, 0, REGIONS), (2, 5, ())])
 def test_empty_archive(n_cores, n_per_core, regions):
     with pytest.raises(ValueError, match="expected at least 1"): simulate_archive(n_cores, n_per_core, regions=regions)
+
+
+@pytest.mark.parametrize("options, words", [
+    (dict(n_jobs=0), "n_jobs is 0"), (dict(n_jobs=-2), "n_jobs is -2"), (dict(step_mm=0.0), "step_mm is 0"), (dict(step_mm=-5.0), "step_mm is -5"), (dict(step_mm=np.nan), "step_mm is nan"),
+])
+def test_impossible_archives(options, words):
+    with pytest.raises(ValueError, match=words): simulate_cores(2, 5, **options)  # at once, not when the first core is asked for
+
+
+def test_impossible_regions():
+    with pytest.raises(ValueError, match="regions: 0; expected at least 1"): random_regions(0)
+    with pytest.raises(ValueError, match="moon_dust"): replace(REGIONS[0], sources=("shale", "moon_dust"))
+    with pytest.raises(ValueError, match="expected two sources"): replace(REGIONS[0], sources=("shale",))
+    with pytest.raises(ValueError, match="Emperor.*toc is -1"): replace(REGIONS[0], toc=-1.0)
+    with pytest.raises(ValueError, match="toc is 0"): replace(REGIONS[0], toc=0.0)
+    with pytest.raises(ValueError, match="ash_per_m is nan"): replace(REGIONS[0], ash_per_m=np.nan)
+
+
+def test_impossible_cores():
+    with pytest.raises(ValueError, match="n is 0"): simulate_core(REGIONS[0], "none", n=0)
+    with pytest.raises(ValueError, match="step_mm is 0"): simulate_core(REGIONS[0], "none", step_mm=0.0)
+
+
+@pytest.mark.parametrize("options, words", [
+    (dict(error={"TOC": -0.1}), "error of TOC is -0.1"), (dict(relative={"TOC": np.nan}), "error of TOC is nan"), (dict(relative={"Hg": 0.1}), "info lacks Hg"),
+    (dict(duplicates=1.5), "duplicates is 1.5"), (dict(missing=-0.1), "missing is -0.1"), (dict(slice_mm=-1.0), "slice_mm is -1"),
+])
+def test_impossible_laboratories(archive, options, words):
+    with pytest.raises(ValueError, match=words): laboratory_table(archive, per_core=3, **options)
 
 
 def test_laboratory_refuses(archive):
@@ -196,6 +227,134 @@ def test_laboratory_values_are_near_the_truth(archive):
 
 def test_one_core_of_one_sample():
     assert len(simulate_core(REGIONS[2], "one", n=1)) == 1
+
+
+HASHES = """
+import hashlib, sys
+from max_nb.simulate import random_regions, simulate_archive
+a = simulate_archive(5, 30, seed=11, regions=random_regions(4, seed=2), n_jobs=int(sys.argv[1]))
+print(hashlib.sha256(a.counts.tobytes()).hexdigest(), hashlib.sha256(a.info.to_csv().encode()).hexdigest())
+"""
+
+
+def test_threads_processes_and_blas_do_not_matter():
+    def run(jobs, threads): return subprocess.run([sys.executable, "-c", HASHES, str(jobs)], capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)}).stdout
+    assert run(1, 1) == run(2, 2) == run(-1, 1)
+
+
+def test_core_k_does_not_depend_on_the_archive(archive):
+    fewer = list(simulate_cores(3, 12, seed=3, step_mm=50.0, n_jobs=1))
+    for k, core in enumerate(fewer):
+        assert np.array_equal(core.counts, archive.counts[12 * k : 12 * k + 12]) and core.info["core"].iloc[0] == archive.cores[k]
+
+
+def test_cores_are_made_as_they_are_taken(monkeypatch):
+    made = []
+    monkeypatch.setattr("max_nb.simulate.simulate_core", lambda region, core, *a, **k: made.append(core) or core)
+    cores = simulate_cores(100, 5, n_jobs=2, progress=False)
+    assert not made and next(cores) == "EMP-01" and len(made) <= 8
+
+
+def test_an_archive_goes_straight_to_parquet(archive, tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", simulate_cores(7, 12, seed=3, step_mm=50.0))
+    back = Spectra.from_parquet(path)
+    assert np.array_equal(back.counts, archive.counts) and list(back.info.columns) == list(archive.info.columns)
+
+
+def test_every_spectrum_knows_its_instrument(archive):
+    info = archive.info
+    assert info["session"].between(0, SESSIONS - 1).all() and info["head"].isin(list(HEADS)).all() and info["contact"].isin(["good", "crack", "lifted foil", "section end"]).all()
+    assert (info.groupby("core")[["session", "head", "voltage_kv", "current_ma", "noise_kev", "foil_um", "air_mm"]].nunique() == 1).all().all()
+    assert info["gain_kev"].between(0.0198, 0.0205).all() and info["strength"].between(0, 3).all() and (info["gap_mm"] > 0).all() and (info["x_mm"] >= 0).all()
+    old, new = (np.mean([s.detector.noise_kev for k in range(20) for s in diary(k) if s.head == head]) for head in HEADS)
+    assert old > new
+
+
+def test_true_axis_brings_the_peaks_home(archive):
+    good = archive[(archive.info["contact"] == "good").to_numpy()].aligned()
+    iron = good.counts[:, at(6.1) : at(6.7)].argmax(1) + at(6.1)
+    assert np.abs(np.median(iron) - at(6.40)) <= 1
+
+
+def test_a_poor_contact_costs_soft_lines_first():
+    core = simulate_core(REGIONS[1], "one", n=40, seed=1)
+    clean, gap = (expected_spectrum(core.info, gap_mm=g)[:, at(1.6):at(6.6)].sum(0) for g in (0.0, 2.0))
+    ratio = gap / clean
+    assert ratio[at(1.74) - at(1.6)] < ratio[at(3.69) - at(1.6)] < ratio[at(6.4) - at(1.6)] < 1
+
+
+def test_layers_have_sharp_bases_and_diffuse_tops():
+    layers = pd.DataFrame(dict(kind=["ash", "turbidite"], top_mm=[200.0, 600.0], base_mm=[240.0, 800.0], missing_kyr=[0.0, 0.0]))
+    truth = core_truth(REGIONS[4], core_trends(240, 5.0, np.random.default_rng(0), layers), layers).set_index("depth_mm")
+    assert truth.loc[245.0, "ash"] == 0 and truth.loc[235.0, "ash"] == 97 and 30 < truth.loc[195.0, "ash"] < 97 and truth.loc[50.0, "ash"] < 10
+    assert truth.loc[795.0, "sand"] > 60 and truth.loc[605.0, "mud"] > 50 and truth.loc[805.0, ["sand", "mud"]].sum() == 0
+    assert truth.loc[600.0:795.0, "age_kyr"].nunique() == 1 and truth.loc[200.0:235.0, "layer"].eq("ash").all()
+    assert truth.loc[795.0, "water"] < truth.loc[805.0, "water"]
+
+
+def test_water_is_pressed_out_and_salt_stays():
+    long = core_truth(replace(REGIONS[0], water_productivity=0.0), core_trends(600, 5.0, np.random.default_rng(0)).assign(water=0.0))
+    assert long["water"].is_monotonic_decreasing and 2 < long["water"].iloc[0] - long["water"].iloc[-1] < 6
+    sea = simulate_core(REGIONS[5], "one", n=30, seed=2).info
+    assert np.allclose(sea["Cl"] / sea["water"], end_members().loc["salt", "Cl"] / 100 * 0.035 / 0.965, rtol=1e-6)
+
+
+def test_sections_are_about_a_metre():
+    cut = sections(np.arange(0, 10_000, 5.0), np.random.default_rng(0))
+    assert cut.groupby("section")["x_mm"].max().iloc[:-1].between(900, 1080).all() and cut["section"].is_monotonic_increasing and (cut["past_end"] > 0).mean() < 0.03
+
+
+def some_layers(depths):
+    edges = np.sort(depths)
+    top, base = edges[0::2][: len(edges) // 2], edges[1::2]
+    return pd.DataFrame(dict(kind=["turbidite"] * len(base), top_mm=top, base_mm=base, missing_kyr=np.zeros(len(base))))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0, 1000), min_size=0, max_size=8), st.floats(1.0, 200.0))
+def test_time_never_runs_back(depths, rate):
+    age = ages(np.arange(0, 1000, 7.0), rate, some_layers(depths) if len(depths) > 1 else NO_LAYERS)
+    assert (np.diff(age) >= 0).all() and age[-1] <= 1000 / rate + 1e-9
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=30), st.floats(0.0, 100.0), st.integers(0, 2**30))
+def test_burrowing_stays_within_what_fell(fallen, mixed, bits):
+    fallen = np.array(fallen)[:, None]
+    at_once = np.array([bool(bits >> i & 1) for i in range(len(fallen))])
+    buried = bioturbated(fallen, 10.0 * np.arange(len(fallen)), at_once, mixed)
+    assert buried.min() >= fallen.min() - 1e-9 and buried.max() <= fallen.max() + 1e-9 and np.array_equal(buried[at_once], fallen[at_once])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.floats(1.0, 60.0))
+def test_any_sea_has_mud_that_adds_up(seed, step):
+    region = random_regions(1, seed)[0]
+    layers = core_layers(region, 40 * step, np.random.default_rng(seed))
+    truth = core_truth(region, core_trends(40, step, np.random.default_rng(seed), layers), layers)
+    assert np.allclose(truth[["CaCO3", "detrital", *SOLIDS]].sum(axis=1), 100) and np.allclose(truth[list(ELEMENTS)].sum(axis=1), 100)
+    assert (truth[["CaCO3", "TOC", *SOLIDS, *LAYERS, *ELEMENTS]] >= 0).all().all() and truth["TOC"].max() <= 15.5 and truth["age_kyr"].is_monotonic_increasing
+
+
+def test_seas_differ_and_are_reproducible():
+    seas = random_regions(40, seed=4)
+    assert seas[:7] == random_regions(7, seed=4) and seas != random_regions(40, seed=5) and len({s.code for s in seas}) == 40
+    toc = np.array([s.toc for s in seas])
+    assert 0.2 < np.median(toc) < 1 and toc.max() / toc.min() > 5 and len({s.sources for s in seas}) > 20
+
+
+def test_laboratory_duplicates_missing_and_slices(archive):
+    lab = laboratory_table(archive, per_core=12, duplicates=1.0, seed=4)
+    assert len(lab) == 168 and (lab.groupby(["core", "depth_mm"]).size() == 2).all() and not lab.duplicated().any()
+    assert laboratory_table(archive, per_core=6, missing=1.0)[["CaCO3", "TOC"]].isna().all().all()
+    whole = laboratory_table(archive, per_core=1, error={"TOC": 0.0}, slice_mm=1e4).set_index("core")["TOC"]
+    assert np.allclose(whole, archive.info.groupby("core", sort=False)["TOC"].mean().loc[whole.index])
+    assert laboratory_table(archive.info, per_core=3, seed=1).equals(laboratory_table(archive, per_core=3, seed=1))
+
+
+def test_relative_errors_grow_with_the_value(archive):
+    twice = laboratory_table(archive, per_core=12, error={"CaCO3": 0.0}, relative={"CaCO3": 0.1}, duplicates=1.0).groupby(["core", "depth_mm"])["CaCO3"].agg(["mean", "std"])
+    assert 0.06 < (twice["std"] / twice["mean"]).median() / 0.67 < 0.14
 
 
 def test_the_module_is_light():
