@@ -194,6 +194,16 @@ def classify(x: np.ndarray, y: np.ndarray, groups: np.ndarray, edges: np.ndarray
     return pd.DataFrame(rows)
 
 
+def control(x: np.ndarray, cores: np.ndarray, seed: int = 0) -> pd.DataFrame:
+    "The same judge, told to tell half of the simulated cores from the other half: what an AUC is when there is nothing to find. By random folds that is far from 0.5, as every core is known again by its day."
+    names = np.random.default_rng(seed).permutation(np.unique(cores))
+    y = np.isin(cores, names[::2]).astype(int)
+    if not 0 < y.sum() < len(y):
+        return pd.DataFrame()
+    tell = lambda groups: auc(judges(seed)["extra trees"], np.log(x + 1), y, groups)
+    return pd.DataFrame([dict(bands="all", judge="control: simulated cores, half against half", random=tell(None), grouped=tell(cores))])
+
+
 def blur(counts: np.ndarray, axis, fwhm_kev: float = 0.25) -> np.ndarray:
     "Spectra as a poor detector would see them: differences of resolution all but vanish, those of areas and of the continuum stay."
     k = np.arange(-40, 41) * axis.gain_kev / (fwhm_kev / np.sqrt(8 * np.log(2)))
@@ -246,6 +256,7 @@ def long_look(real: Spectra, simulated: Spectra, seed: int = 0, fitted: int = 12
     x = np.concatenate([bands(equal_noise(s.counts[rows, k].astype(float), rng), axis, edges) for s, rows in zip((real, simulated), some)])
     y, groups = np.repeat([0, 1], n), np.r_[province(real)[some[0]], core(simulated)[some[1]]]
     aucs = classify(x, y, groups, edges, seed)
+    aucs = pd.concat([aucs, control(x[y == 1], groups[y == 1], seed)], ignore_index=True)
     importance = judges(seed)["extra trees"].fit(np.log(x + 1), y).feature_importances_
     single = [roc_auc_score(y, v) for v in x.T]
     r = denoise(shapes(real.counts[:, k].astype(float)))[rng.permutation(len(real))[:fitted]]
@@ -281,7 +292,7 @@ def main():
         raise SystemExit(f"{a.archive}: axis {simulated.axis}; expected {real.axis}")
     summary, peaks, detectors, space = first_look(real, simulated, measured)
     write = lambda name, t, **how: write_atomically(a.out / f"{name}.csv", lambda p: t.to_csv(p, **how))
-    print(summary.round(3).to_string(index=False), peaks.round(2).to_string(), detectors.round(2).to_string(), space.round(3).to_string(), sep="\n\n", flush=True)
+    print(summary.round(3).to_string(index=False, na_rep=""), peaks.round(2).to_string(na_rep=""), detectors.round(2).to_string(), space.round(3).to_string(), sep="\n\n", flush=True)
     if a.part == "all":
         aucs, found = long_look(real, simulated, a.seed)
         summary = pd.concat([summary, pd.DataFrame([dict(quantity=f"AUC, {r.judge}, {r.bands}, {how}", value=getattr(r, how)) for r in aucs.itertuples() for how in ("random", "grouped")])])
@@ -289,6 +300,7 @@ def main():
         print("", aucs.round(3).to_string(index=False), found.sort_values("importance", ascending=False).head(25).round(3).to_string(index=False), found.round(2).to_string(index=False), sep="\n\n")
     write("summary", summary, index=False)
     write("peaks", peaks)
+    write("detectors", detectors)
 
 
 if __name__ == "__main__":
