@@ -2,7 +2,7 @@
 
     python experiments/simulated_pretraining.py                            # all of it, resumable: what is done is not done again
     python experiments/simulated_pretraining.py --stage table              # tables and figures from what is there
-    python experiments/simulated_pretraining.py --only 0 2 4 & python experiments/simulated_pretraining.py --only 1 3; wait   # two processes
+    python experiments/simulated_pretraining.py --only 0 2                # some seeds: several processes share the work (see README)
 
 Arms, all fine-tuned with the same settings on the same labels: `scratch`; `simulated`, the encoder pre-trained on a simulated archive and on
 nothing else; `real`, on the real spectra that are not tested on; `simulated, then real`, in turn, the second time with the channel statistics
