@@ -2,12 +2,12 @@
 
     python experiments/simulated_pretraining.py                            # all of it, resumable: what is done is not done again
     python experiments/simulated_pretraining.py --stage table              # tables and figures from what is there
-    python experiments/simulated_pretraining.py --only 0 2                # some seeds: several processes share the work (see README)
+    python experiments/simulated_pretraining.py --only 0 2                 # some seeds: several processes share the work (see README)
 
 Arms, all fine-tuned with the same settings on the same labels: `scratch`; `simulated`, the encoder pre-trained on a simulated archive and on
 nothing else; `real`, on the real spectra that are not tested on; `simulated, then real`, in turn, the second time with the channel statistics
-and the steps of `real`. `--arms` also knows `simulated, rescaled`: as
-`simulated`, but the mean and spread of each channel, by which the network scales its input, are those of the real training spectra.
+and the steps of `real`. `--arms` also knows `simulated, rescaled`: as `simulated`, but the mean and spread of each channel, by which the
+network scales its input, are those of the real training spectra.
 Strict protocol: spectra of the test parts of both targets are seen by nobody in any form. Five seeds: of the split, the order of labels, the
 weights, the mixtures and the simulated archive.
 """
