@@ -174,6 +174,9 @@ def judges(seed: int = 0) -> dict:
 
 def auc(model, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None, folds: int = 5) -> float:
     "Out-of-fold AUC, real against simulated; with groups (provinces and cores), none is in two folds. Each fold is scored alone: scores of different fits are not on one scale."
+    folds = folds if groups is None else min(folds, *(len(np.unique(groups[y == k])) for k in (0, 1)))
+    if folds < 2:
+        return np.nan
     split = StratifiedKFold(folds, shuffle=True, random_state=0) if groups is None else StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     scores = []
     for train, test in split.split(x, y, groups):
