@@ -68,13 +68,21 @@ def fit_all(s: Spectra, a, split: str, protocol: str, seed: int) -> None:
         if protocol == "adapted" and name == "scratch":
             continue  # sees no unlabelled spectra: the same as strict
         for budget in BUDGETS:
-            path = a.out / "cells" / f"{split}-{protocol}-{seed}-{name.replace(' ', '_')}-{budget or 'all'}.csv"
+            path = a.out / "cells" / f"{split}-{protocol}-{seed}-{name.replace(' ', '_')}-{label_name(budget)}.csv"
             if path.exists():
                 continue
-            row = label_budget_curve({name: make}, s, a.target, budgets=[budget], seeds=[seed], by=SPLITS[split], adapt=protocol == "adapted")
-            row = row.assign(split=split, labels="all" if budget is None else str(budget))
-            write_atomically(path, lambda p: row.to_csv(p, index=False))
-            print(f"{path.stem}: ln R2 {row.r2_ln[0]:.3f}", flush=True)
+            keep_cell(path, label_budget_curve({name: make}, s, a.target, budgets=[budget], seeds=[seed], by=SPLITS[split], adapt=protocol == "adapted"), split=split, labels=label_name(budget))
+
+
+def label_name(budget: int | None) -> str:
+    return "all" if budget is None else str(budget)
+
+
+def keep_cell(path: Path, row: pd.DataFrame, **more) -> None:
+    "Write what one fit gave, so that it need not be done again."
+    row = row.assign(**more)
+    write_atomically(path, lambda p: row.to_csv(p, index=False))
+    print(f"{path.stem}: ln R2 {row.r2_ln[0]:.3f}", flush=True)
 
 
 def collect(a) -> pd.DataFrame:

@@ -5,7 +5,7 @@
 # %% ../nbs/02_physics.ipynb #661df080
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,13 +17,13 @@ from .energy import SILICON_EDGE_KEV, SILICON_KA_KEV, Detector, EnergyAxis, Tube
 
 # %% auto #0
 __all__ = ['ELEMENTS', 'NUMBERS', 'EXIT_DEG', 'ANODE_LINES', 'SHELL_FACTOR', 'SOFTEST_KEV', 'VOLTAGES_KV', 'AIR', 'FOIL', 'WATER',
-           'STEP_KEV', 'LINES', 'WIDEST_PIECE_KEV', 'ARGON_KEV', 'COMPONENTS', 'GAP_MM', 'BATCH', 'mass_fractions',
-           'attenuation', 'transmission', 'anode_depth', 'anode_escape', 'tube_continuum', 'tube_lines', 'Scan',
-           'foil_and_air', 'Photons', 'tube_photons', 'fluorescence_lines', 'line_production', 'excitation_grid',
-           'exciting_photons', 'Surface', 'as_surface', 'primary_fluorescence', 'Excitation', 'enhancement',
-           'fluorescence', 'compton_kev', 'doppler_kev', 'all_orders', 'scatter', 'After', 'Scattering', 'scatter_deg',
-           'argon', 'escape_share', 'efficiency', 'response', 'pile_up', 'real_time', 'drifted', 'component_elements',
-           'as_fractions', 'expected_spectrum', 'simulate_spectra']
+           'STEP_KEV', 'LINES', 'WIDEST_PIECE_KEV', 'ARGON_KEV', 'COMPONENTS', 'GAP_MM', 'BATCH', 'SCANNERS',
+           'mass_fractions', 'attenuation', 'transmission', 'anode_depth', 'anode_escape', 'tube_continuum',
+           'tube_lines', 'Scan', 'foil_and_air', 'Photons', 'tube_photons', 'fluorescence_lines', 'line_production',
+           'excitation_grid', 'exciting_photons', 'Surface', 'as_surface', 'primary_fluorescence', 'Excitation',
+           'enhancement', 'fluorescence', 'compton_kev', 'doppler_kev', 'all_orders', 'scatter', 'After', 'Scattering',
+           'scatter_deg', 'argon', 'escape_share', 'efficiency', 'response', 'pile_up', 'real_time', 'drifted',
+           'component_elements', 'as_fractions', 'expected_spectrum', 'simulate_spectra']
 
 # %% ../nbs/02_physics.ipynb #6e2d34fb
 ELEMENTS = ("H", "C", "N", "O", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "K", "Ca", "Ti", "V", "Cr", "Mn", "Fe", "Ni", "Cu", "Zn", "Br", "Rb", "Sr", "Zr", "Ba")
@@ -136,6 +136,7 @@ class Scan:
     live_s: float = 10.0 # counting time, s
     geometry: float = 3.0e-3 # solid angles of beam and detector multiplied, sr2; fitted
     line_scale: float = 2.6 # strength of the tube's lines; 1 = Ebel's; fitted
+    tungsten: float = 0.0 # lines of the filament's tungsten, which settles on the anode; 1 = as from an anode of tungsten
     hardness: float = 0.116 # by how much the exponent of the continuum is less than Ebel's; fitted
     filter: str = "Al" # element that a filter in the beam is made of
     filter_um: float = 0.0 # its thickness, um; 0 = none
@@ -184,9 +185,10 @@ def tube_photons(
 
 def _behind_windows(grid: np.ndarray, width: np.ndarray, tube: Tube, scan: Scan) -> Photons:
     "The continuum at some energies, each standing for a width, and the lines."
-    lines = tube_lines(tube)
+    lines = [tube_lines(tube).assign(scale=scan.line_scale)] + ([tube_lines(replace(tube, anode="W")).assign(scale=scan.tungsten)] if scan.tungsten else [])
+    lines = pd.concat(lines)
     energy = np.r_[grid, lines["energy_kev"]]
-    number = np.r_[tube_continuum(grid, tube) * (tube.kv / grid - 1) ** -scan.hardness * width, scan.line_scale * lines["photons"]]
+    number = np.r_[tube_continuum(grid, tube) * (tube.kv / grid - 1) ** -scan.hardness * width, lines["scale"] * lines["photons"]]
     filtered = transmission(scan.filter, 0.1 * xraylib.ElementDensity(atomic_number(scan.filter)) * scan.filter_um, energy) if scan.filter_um else 1.0
     return Photons(energy, number * filtered * transmission("Be", 0.1848 * tube.window_um, energy) * foil_and_air(energy, scan, tube.incidence_deg))
 
@@ -469,8 +471,8 @@ def _scattered(fractions, surface, t: Scattering, after: After, more: np.ndarray
     return passed * more * (fractions @ after.cross) / (mu / t.sines[0] + later / t.sines[1]) + film * after.water + after.thin
 
 def scatter_deg(tube: Tube, detector: Detector) -> float:
-    "Angle between the beam and the way to the detector."
-    return 180.0 - tube.incidence_deg - detector.takeoff_deg
+    "Angle by which a photon turns on its way from the beam to the detector: 90 where both stand at 45."
+    return tube.incidence_deg + detector.takeoff_deg
 
 # %% ../nbs/02_physics.ipynb #79eddbbb
 ARGON_KEV = xraylib.LineEnergy(18, xraylib.KA_LINE)
@@ -689,3 +691,13 @@ def simulate_spectra(
 ) -> np.ndarray: # (B, C) counts, int64
     "Expected spectra, counted: an independent Poisson number in every channel."
     return np.random.default_rng(seed).poisson(expected_spectrum(composition, tube, detector, total=total, **options))
+
+# %% ../nbs/02_physics.ipynb #1c748c53
+SCANNERS = {
+    "avaatech": dict(tube=Tube(), detector=Detector(), scan=Scan(), axis=EnergyAxis()),
+    "itrax": dict(
+        tube=Tube("Mo", kv=30.0, current_ma=30.0, incidence_deg=90.0, window_um=2675.0),
+        detector=Detector(noise_kev=0.0706),
+        scan=Scan(live_s=13.5, geometry=1.2e-6, line_scale=1.4, tungsten=0.25, hardness=1e-3, air_mm=3.2, dead_layer_um=2.6, shelf=0.0148, tail=0.004, tail_kev=0.2, threshold_kev=0.35, threshold_width_kev=0.012, pair_s=1e-9),
+        axis=EnergyAxis(0.01026698, -0.00993069)),
+}
