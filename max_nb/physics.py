@@ -17,13 +17,13 @@ from .energy import SILICON_EDGE_KEV, SILICON_KA_KEV, Detector, EnergyAxis, Tube
 
 # %% auto #0
 __all__ = ['ELEMENTS', 'NUMBERS', 'EXIT_DEG', 'ANODE_LINES', 'SHELL_FACTOR', 'SOFTEST_KEV', 'VOLTAGES_KV', 'AIR', 'FOIL', 'WATER',
-           'STEP_KEV', 'LINES', 'WIDEST_PIECE_KEV', 'ARGON_KEV', 'COMPONENTS', 'GAP_MM', 'BATCH', 'SCANNERS',
-           'mass_fractions', 'attenuation', 'transmission', 'anode_depth', 'anode_escape', 'tube_continuum',
-           'tube_lines', 'Scan', 'foil_and_air', 'Photons', 'tube_photons', 'fluorescence_lines', 'line_production',
-           'excitation_grid', 'exciting_photons', 'Surface', 'as_surface', 'primary_fluorescence', 'Excitation',
-           'enhancement', 'fluorescence', 'compton_kev', 'doppler_kev', 'all_orders', 'scatter', 'After', 'Scattering',
-           'scatter_deg', 'argon', 'escape_share', 'efficiency', 'response', 'pile_up', 'real_time', 'drifted',
-           'component_elements', 'as_fractions', 'expected_spectrum', 'simulate_spectra']
+           'STEP_KEV', 'LINES', 'WIDEST_PIECE_KEV', 'ARGON_KEV', 'HUM_KEV', 'HUM_WIDTH_KEV', 'COMPONENTS', 'GAP_MM',
+           'BATCH', 'SCANNERS', 'mass_fractions', 'attenuation', 'transmission', 'anode_depth', 'anode_escape',
+           'tube_continuum', 'tube_lines', 'Scan', 'foil_and_air', 'Photons', 'tube_photons', 'fluorescence_lines',
+           'line_production', 'excitation_grid', 'exciting_photons', 'Surface', 'as_surface', 'primary_fluorescence',
+           'Excitation', 'enhancement', 'fluorescence', 'compton_kev', 'doppler_kev', 'all_orders', 'scatter', 'After',
+           'Scattering', 'scatter_deg', 'argon', 'escape_share', 'efficiency', 'response', 'pile_up', 'real_time',
+           'hum', 'drifted', 'component_elements', 'as_fractions', 'expected_spectrum', 'simulate_spectra']
 
 # %% ../nbs/02_physics.ipynb #6e2d34fb
 ELEMENTS = ("H", "C", "N", "O", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "K", "Ca", "Ti", "V", "Cr", "Mn", "Fe", "Ni", "Cu", "Zn", "Br", "Rb", "Sr", "Zr", "Ba")
@@ -134,7 +134,7 @@ def _is_excited(z: int, name: str, shell: str, kv: float) -> bool:
 class Scan:
     "What lies between tube, core and detector, and how the counting is done."
     live_s: float = 10.0 # counting time, s
-    geometry: float = 3.0e-3 # solid angles of beam and detector multiplied, sr2; fitted
+    geometry: float = 2.7e-3 # solid angles of beam and detector multiplied, sr2; fitted
     line_scale: float = 2.6 # strength of the tube's lines; 1 = Ebel's; fitted
     tungsten: float = 0.0 # lines of the filament's tungsten, which settles on the anode; 1 = as from an anode of tungsten
     hardness: float = 0.116 # by how much the exponent of the continuum is less than Ebel's; fitted
@@ -569,6 +569,16 @@ def real_time(
     "Real time that a scan of `scan.live_s` takes (paralysable dead time)."
     return scan.live_s * np.exp(np.asarray(counts).sum(1) / scan.live_s * scan.dead_s)
 
+# %% ../nbs/02_physics.ipynb #ecebc6e3
+HUM_KEV, HUM_WIDTH_KEV = 0.85, 0.17 # set by the mean and standard deviation of real spectra
+
+def hum(
+    axis: EnergyAxis = EnergyAxis(), # of the channels
+) -> np.ndarray: # (C,) share of each channel; their sum is 1
+    "Pulses of electronic noise that pass the threshold, a broad peak at the low end."
+    share = np.exp(-0.5 * ((axis.centers - HUM_KEV) / HUM_WIDTH_KEV) ** 2)
+    return share / share.sum()
+
 # %% ../nbs/02_physics.ipynb #4d007401
 def drifted(
     counts: np.ndarray, # (B, C) expected counts on `axis`
@@ -644,13 +654,14 @@ def expected_spectrum(
     film_um: float | np.ndarray = 0.0, # water film on the core, um
     gap_mm: float | np.ndarray = 0.0, # air between foil and sediment, mm
     strength: float | np.ndarray = 1.0, # factor on all counts, such as the age of the tube
+    hum_per_s: float | np.ndarray = 0.0, # pulses a second that no photon made
     axis: EnergyAxis = EnergyAxis(), # of the channels
     gain_kev: float | np.ndarray | None = None, # true width of a channel where it is not that of `axis`, keV
     offset_kev: float | np.ndarray | None = None, # true energy of channel 0, keV
 ) -> np.ndarray: # (B, C) expected counts
     "The spectrum that the physics predicts, without counting noise. Raises `ValueError` for a composition that does not add up and for lengths, factors or gains that cannot be."
     fractions = as_fractions(composition)
-    varying = dict(film_um=film_um, gap_mm=gap_mm, strength=strength, total=np.nan if total is None else total, gain_kev=axis.gain_kev if gain_kev is None else gain_kev, offset_kev=axis.offset_kev if offset_kev is None else offset_kev)
+    varying = dict(film_um=film_um, gap_mm=gap_mm, strength=strength, hum_per_s=hum_per_s, total=np.nan if total is None else total, gain_kev=axis.gain_kev if gain_kev is None else gain_kev, offset_kev=axis.offset_kev if offset_kev is None else offset_kev)
     varying = {name: np.broadcast_to(np.asarray(v, dtype=float), (len(fractions),)) for name, v in varying.items()}
     counts = np.empty((len(fractions), axis.n_channels))
     for i in range(0, len(fractions), BATCH):
@@ -658,16 +669,17 @@ def expected_spectrum(
         counts[part] = _expected(fractions[part], tube, detector, scan, axis, **{name: v[part] for name, v in varying.items()})
     return counts
 
-def _expected(fractions, tube, detector, scan, axis, film_um, gap_mm, strength, total, gain_kev, offset_kev) -> np.ndarray:
+def _expected(fractions, tube, detector, scan, axis, film_um, gap_mm, strength, hum_per_s, total, gain_kev, offset_kev) -> np.ndarray:
     "(B, C) expected counts of one batch."
     surface = as_surface(len(fractions), film_um, gap_mm, scan.rough_um)
     photons = np.hstack([fluorescence(fractions, surface, tube, detector, scan), *scatter(fractions, surface, tube, detector, scan), argon(tube, scan, gap_mm)[:, None]])
     seen = photons @ _scanner_response(tube, detector, scan, axis)
     factor = scan.geometry * tube.current_ma * scan.live_s * strength / (1 + gap_mm / GAP_MM) ** 2
-    if not (strength >= 0).all(): raise ValueError(f"strength is {strength[~(strength >= 0)][0]}; expected numbers of at least 0")
+    for name, values in (("strength", strength), ("hum_per_s", hum_per_s)):
+        if not (values >= 0).all(): raise ValueError(f"{name} is {values[~(values >= 0)][0]}; expected numbers of at least 0")
     counts = np.zeros((len(fractions), axis.n_channels))
     counts[:, : seen.shape[1]] = seen * np.where(np.isnan(total), factor, total / seen.sum(1))[:, None]
-    counts = pile_up(counts, axis, scan)
+    counts = pile_up(counts, axis, scan) + hum(axis) * (hum_per_s * scan.live_s)[:, None]
     moved = (gain_kev != axis.gain_kev).any() or (offset_kev != axis.offset_kev).any()
     return drifted(counts, axis, gain_kev, offset_kev) if moved else counts
 

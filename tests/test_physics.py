@@ -18,7 +18,7 @@ def at(kev):
 
 
 @pytest.mark.parametrize("options, words", [
-    (dict(film_um=-1.0), "film_um is -1"), (dict(gap_mm=np.nan), "gap_mm is nan"), (dict(strength=-0.5), "strength is -0.5"), (dict(gain_kev=0.0), "gain_kev is 0"),
+    (dict(film_um=-1.0), "film_um is -1"), (dict(gap_mm=np.nan), "gap_mm is nan"), (dict(strength=-0.5), "strength is -0.5"), (dict(hum_per_s=-1.0), "hum_per_s is -1"), (dict(gain_kev=0.0), "gain_kev is 0"),
     (dict(scan=Scan(rough_um=-2.0)), "rough_um is -2"), (dict(tube=Tube(kv=100.0)), "expected 4 to 60 kV"), (dict(tube=Tube(anode="Qq")), "no chemical element"),
 ])
 def test_what_cannot_be_is_refused(options, words):
