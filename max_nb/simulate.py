@@ -321,7 +321,7 @@ def core_truth(
 
 # %% ../nbs/03_simulate.ipynb #8a2aa978
 SESSIONS, FIRST_YEAR, MIDLIFE_YEARS = 8, 2011, 4.0
-HEADS = {"old": dict(noise=1.12, window=1.0, gain=1.0000), "new": dict(noise=0.92, window=0.9, gain=1.0040)} # factors on noise and window of the detector, and on the axis' gain
+HEADS = {"old": dict(noise=1.4, window=1.0, gain=1.0000), "new": dict(noise=1.0, window=0.9, gain=1.0040)} # factors on noise and window of the detector, and on the axis' gain
 
 @dataclass(frozen=True)
 class Session:
