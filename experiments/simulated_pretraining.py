@@ -24,7 +24,7 @@ from max_nb.mae import MAX, as_tensor
 from max_nb.plots import plot_budget
 from max_nb.pretrain import pretrain, steps_per_epoch
 from max_nb.regress import MAXRegressor
-from max_nb.simulate import simulate_archive
+from max_nb.simulate import REGIONS, random_regions, simulate_archive
 from max_nb.spectra import Spectra, write_atomically
 
 BUDGETS = {"TOC": (32, 64, 128, None), "CaCO3": (8, 16, 32, None)}
@@ -68,7 +68,8 @@ def pretrain_all(s: Spectra, a, seed: int) -> None:
     wanted = set(a.arms)
     if wanted & {"simulated", "simulated, then real", "simulated, rescaled"}:
         if not (encoder_folder(a, "simulated", seed) / "history.csv").exists():
-            run(simulate_archive(a.cores, a.per_core, seed=seed), a, "simulated", seed)
+            regions = (*REGIONS, *random_regions(max(a.cores - len(REGIONS), 1), seed))  # no two cores from the same sea
+            run(simulate_archive(a.cores, a.per_core, seed=seed, regions=regions[: a.cores], progress=False), a, "simulated", seed)
     if "real" in wanted:
         run(seen(s, seed), a, "real", seed)
     if "simulated, then real" in wanted:

@@ -18,12 +18,12 @@ from .spectra import Spectra
 
 # %% auto #0
 __all__ = ['ROCKS', 'AMOUNTS', 'REGIONS', 'SOURCES', 'ASHES', 'THICKNESS_MM', 'TRENDS', 'NO_LAYERS', 'LAYERS', 'SALINITY',
-           'SOLIDS', 'SESSIONS', 'FIRST_YEAR', 'MIDLIFE_YEARS', 'HEADS', 'SECTION_MM', 'SLIT_MM', 'FAULTS', 'LAB_ERROR',
-           'LAB_RELATIVE', 'end_members', 'Region', 'random_regions', 'downcore_trend', 'climate', 'core_layers',
-           'ages', 'core_trends', 'organic_carbon', 'redox_front', 'mineral_ratios', 'sediment', 'layer_solids',
-           'bioturbated', 'layered', 'wet_composition', 'pore_water', 'core_truth', 'Session', 'diary', 'sections',
-           'contact', 'instrument_state', 'simulate_core', 'counted', 'simulate_cores', 'simulate_archive',
-           'laboratory_table']
+           'SOLIDS', 'SESSIONS', 'FIRST_YEAR', 'MIDLIFE_YEARS', 'HEADS', 'TIRED', 'FILED_OFF_KEV', 'SECTION_MM',
+           'SLIT_MM', 'FAULTS', 'HUM', 'LAB_ERROR', 'LAB_RELATIVE', 'end_members', 'Region', 'random_regions',
+           'downcore_trend', 'climate', 'core_layers', 'ages', 'core_trends', 'organic_carbon', 'redox_front',
+           'mineral_ratios', 'sediment', 'layer_solids', 'bioturbated', 'layered', 'wet_composition', 'pore_water',
+           'core_truth', 'Session', 'diary', 'sections', 'contact', 'noisy_spell', 'instrument_state', 'simulate_core',
+           'counted', 'simulate_cores', 'simulate_archive', 'laboratory_table']
 
 # %% ../nbs/03_simulate.ipynb #2c12095c
 ROCKS = {
@@ -78,12 +78,12 @@ AMOUNTS = ("carbonate", "opal", "toc", "pyrite", "manganese", "barite", "water",
 # %% ../nbs/03_simulate.ipynb #c349853a
 REGIONS = (
     #       name                 code   sources                                carbonate   opal              TOC                     pyrite  Mn             barite  water   ash         layers a metre
-    Region("Emperor Seamounts", "EMP", ("continental_crust", "andesite"),      0.20, 0.60, 0.10, 0.30, 0.4, 0.22, 0.30, 0.30, 0.00, 0.10, 0.003, -0.3, 0.15, 75, 2,  "rhyolite", 0.30, 0.00, 0.05),
-    Region("Sea of Okhotsk",    "OKH", ("shale", "andesite"),                  0.03, 0.40, 0.20, 0.55, 0.4, 0.90, 0.30, 0.25, 0.00, 0.50, 0.001, -0.5, 0.08, 78, 4,  "andesite", 0.40, 0.05, 0.00),
-    Region("Drake Passage",     "DRK", ("granodiorite", "basalt"),             0.03, -0.3, 0.12, 0.15, 0.6, 0.30, -0.1, 0.00, -0.4, 0.20, 0.002, 0.00, 0.08, 73, 0,  "basalt",   0.15, 0.15, 0.10),
-    Region("South Pacific",     "SPA", ("pelagic_clay", "continental_crust"),  1.30, 0.55, 0.20, -0.4, 0.3, 0.20, -0.3, 0.15, 0.25, 0.05, 0.007, -0.2, 0.40, 73, -2, "rhyolite", 0.03, 0.00, 0.10),
-    Region("Chile margin",      "CHI", ("andesite", "granodiorite"),           0.08, -0.4, 0.05, 0.10, 0.5, 0.90, -0.3, 0.40, 0.10, 1.00, 0.001, -0.2, 0.03, 75, 3,  "andesite", 0.15, 0.40, 0.02),
-    Region("Pelagic Pacific",   "PEL", ("pelagic_clay", "andesite"),           0.05, 0.80, 0.08, 0.15, 0.5, 0.15, 0.10, -0.3, 0.30, 0.00, 0.014, 0.30, 0.50, 79, -3, "basalt",   0.06, 0.00, 0.15),
+    Region("Emperor Seamounts", "EMP", ("shale", "andesite"),                  0.50, 0.60, 0.10, 0.30, 0.4, 0.22, 0.30, 0.30, 0.00, 0.20, 0.0012, -0.3, 0.15, 79, 2,  "rhyolite", 0.30, 0.00, 0.05),
+    Region("Sea of Okhotsk",    "OKH", ("shale", "andesite"),                  0.08, 0.40, 0.20, 0.55, 0.4, 0.90, 0.30, 0.25, 0.00, 1.00, 0.0004, -0.5, 0.08, 82, 4,  "andesite", 0.40, 0.05, 0.00),
+    Region("Drake Passage",     "DRK", ("granodiorite", "shale"),              0.08, -0.3, 0.12, 0.15, 0.6, 0.30, -0.1, 0.00, -0.4, 0.40, 0.0008, 0.00, 0.08, 77, 0,  "basalt",   0.15, 0.15, 0.10),
+    Region("South Pacific",     "SPA", ("pelagic_clay", "continental_crust"),  3.20, 0.55, 0.20, -0.4, 0.3, 0.20, -0.3, 0.15, 0.25, 0.10, 0.0028, -0.2, 0.40, 77, -2, "rhyolite", 0.03, 0.00, 0.10),
+    Region("Chile margin",      "CHI", ("granodiorite", "andesite"),           0.20, -0.4, 0.05, 0.10, 0.5, 0.90, -0.3, 0.40, 0.10, 1.80, 0.0004, -0.2, 0.03, 79, 3,  "andesite", 0.15, 0.40, 0.02),
+    Region("Pelagic Pacific",   "PEL", ("pelagic_clay", "shale"),              0.12, 0.80, 0.08, 0.15, 0.5, 0.15, 0.10, -0.3, 0.30, 0.00, 0.0055, 0.30, 0.50, 83, -3, "basalt",   0.06, 0.00, 0.15),
 )
 
 # %% ../nbs/03_simulate.ipynb #1af011ec
@@ -103,8 +103,8 @@ def _random_region(k: int, rng: np.random.Generator) -> Region:
     def amount(typical, spread): return float(typical * np.exp(spread * rng.standard_normal()))
     def response(spread): return float(spread * rng.standard_normal())
     toc = amount(0.45, 0.8)
-    return Region(f"Sea {k + 1}", f"S{k + 1:03d}", tuple(rng.choice(SOURCES, 2, replace=False).tolist()), amount(0.15, 1.3), response(0.5), amount(0.12, 0.8), response(0.35), amount(0.4, 0.3),
-                  toc, response(0.3), response(0.3), response(0.3), amount(0.3 * toc**0.5, 0.7), amount(0.002 / toc**0.8, 0.5), response(0.4), amount(0.15, 0.7), float(rng.uniform(66, 80)), response(3.0),
+    return Region(f"Sea {k + 1}", f"S{k + 1:03d}", tuple(rng.choice(SOURCES, 2, replace=False).tolist()), amount(0.3, 1.4), response(0.5), amount(0.12, 0.8), response(0.35), amount(0.4, 0.3),
+                  toc, response(0.3), response(0.3), response(0.3), amount(0.6 * toc**0.5, 0.7), amount(0.0008 / toc**0.8, 0.5), response(0.4), amount(0.15, 0.7), float(rng.uniform(70, 84)), response(3.0),
                   str(rng.choice(ASHES)), amount(0.12, 0.8), amount(0.08, 0.9), amount(0.05, 0.5), float(rng.uniform(0.032, 0.037)))
 
 # %% ../nbs/03_simulate.ipynb #858f3cc0
@@ -302,8 +302,8 @@ def pore_water(
 ) -> pd.Series: # (B,) wt% of the wet sediment
     "Water down a core: 6 wt% lost to compaction with a length of 1.5 m, 15 less in pure sand, 10 less in pure ash."
     pressed = 6 * (1 - np.exp(-trends["depth_mm"] / 1500))
-    water = region.water + region.water_productivity * trends["productivity"] + 4 * trends["water"] - pressed - 0.15 * dry["sand"] - 0.10 * dry["ash"]
-    return water.clip(20, 85).rename("water")
+    water = region.water + region.water_productivity * trends["productivity"] + 6 * trends["water"] - pressed - 0.15 * dry["sand"] - 0.10 * dry["ash"]
+    return water.clip(20, 90).rename("water")
 
 # %% ../nbs/03_simulate.ipynb #2e659ff4
 SOLIDS = ("opal", "organic_matter", "iron_oxide", "manganese_oxide", "pyrite", "barite", "apatite")
@@ -323,8 +323,9 @@ def core_truth(
     return pd.DataFrame({**trends[["depth_mm", "age_kyr"]], **dry[["layer", "CaCO3", "TOC"]], **detritus, **dry[[*SOLIDS, *LAYERS]], **fluid, **elements})
 
 # %% ../nbs/03_simulate.ipynb #8a2aa978
-SESSIONS, FIRST_YEAR, MIDLIFE_YEARS = 8, 2011, 4.0
-HEADS = {"old": dict(noise=1.4, window=1.0, gain=1.0000), "new": dict(noise=1.0, window=0.9, gain=1.0040)} # factors on noise and window of the detector, and on the axis' gain
+SESSIONS, FIRST_YEAR, MIDLIFE_YEARS = 16, 2011, 4.0
+HEADS = {"old": dict(noise=1.35, window=1.0, pair=1.4), "new": dict(noise=0.85, window=0.9, pair=1.2)} # factors on noise and window of the detector, and on the time in which two photons are one
+TIRED = 0.25 # share of the sessions in which the detector's noise is twice what it should be
 
 @dataclass(frozen=True)
 class Session:
@@ -334,7 +335,7 @@ class Session:
     head: str # old or new
     tube: Tube # as set, and as it really was
     detector: Detector # with its noise
-    scan: Scan # with the foil and the air of those weeks
+    scan: Scan # with the foil, the air and the electronics of those weeks
     axis: EnergyAxis # the true one
     strength: float # output for its age; 1 = a tube of MIDLIFE_YEARS
 
@@ -344,21 +345,25 @@ def diary(
     tube: Tube = Tube(), # as set
     detector: Detector = Detector(), # as specified
     scan: Scan = Scan(), # as planned
+    axis: EnergyAxis = EnergyAxis(), # under which spectra are filed
 ) -> tuple[Session, ...]: # SESSIONS of them, in order of time
     "What a logbook tells, and what it does not: heads, tube, foil, air and calibration over the years."
     rng = np.random.default_rng(seed)
-    years, renewed, replaced = FIRST_YEAR + np.sort(rng.uniform(0, 12, SESSIONS)), int(rng.integers(2, 6)), int(rng.integers(3, 7))
+    years, renewed, replaced = FIRST_YEAR + np.sort(rng.uniform(0, 12, SESSIONS)), *(rng.integers([4, 6], [12, 12])).tolist()
     born = np.where(np.arange(SESSIONS) < renewed, FIRST_YEAR - 1, years[renewed])
-    return tuple(_session(i, float(years[i]), float(years[i] - born[i]), "old" if i < replaced else "new", tube, detector, scan, rng.standard_normal(7).tolist()) for i in range(SESSIONS))
+    as_set = dict(tube=tube, detector=detector, scan=scan, axis=axis)
+    return tuple(_session(Session(i, float(years[i]), "old" if i < replaced else "new", **as_set, strength=float(np.exp(0.04 * (MIDLIFE_YEARS - years[i] + born[i])))), rng) for i in range(SESSIONS))
 
-def _session(number, year, tube_age, head, tube, detector, scan, chance) -> Session:
-    "One of them. The output of a tube falls by 4 % a year, as tungsten from the filament covers anode and window."
-    new, nominal = HEADS[head], EnergyAxis()
-    return Session(number, year, head,
-        replace(tube, current_ma=float(tube.current_ma * np.exp(0.1 * chance[0])), kv=float(tube.kv * (1.015 + 0.003 * chance[1]))),
-        replace(detector, noise_kev=detector.noise_kev * new["noise"] * np.exp(0.08 * chance[2]), window_um=detector.window_um * new["window"]),
-        replace(scan, air_mm=scan.air_mm * np.exp(0.3 * chance[3]), foil_um=scan.foil_um * np.exp(0.05 * chance[4])),
-        EnergyAxis(nominal.gain_kev * (new["gain"] + 0.002 * chance[5]), nominal.offset_kev - 0.022 + 0.006 * chance[6]), float(np.exp(0.04 * (MIDLIFE_YEARS - tube_age))))
+def _session(s: Session, rng: np.random.Generator) -> Session:
+    "A session as it was, from one as it was planned. The output of a tube falls by 4 % a year, as tungsten from the filament covers anode and window."
+    chance, head, tired = rng.standard_normal(9).tolist(), HEADS[s.head], 1 + (rng.random() < TIRED)
+    return replace(s,
+        tube=replace(s.tube, current_ma=s.tube.current_ma * float(np.exp(0.08 * chance[0])), kv=s.tube.kv * (1.002 + 0.002 * chance[1])),
+        detector=replace(s.detector, noise_kev=s.detector.noise_kev * head["noise"] * tired * float(np.exp(0.12 * chance[2])), window_um=s.detector.window_um * head["window"]),
+        scan=replace(s.scan, air_mm=s.scan.air_mm * float(np.exp(0.25 * chance[3])), foil_um=s.scan.foil_um * float(np.exp(0.05 * chance[4])), threshold_kev=s.scan.threshold_kev * (0.98 + 0.035 * chance[5]), pair_s=s.scan.pair_s * head["pair"] * float(np.exp(0.1 * chance[6]))),
+        axis=replace(s.axis, gain_kev=s.axis.gain_kev * (1 + 0.001 * chance[7]), offset_kev=s.axis.offset_kev + FILED_OFF_KEV.get(s.axis, 0.0) + 0.008 * chance[8]))
+
+FILED_OFF_KEV = {EnergyAxis(): -0.022} # true energy of channel 0 less the nominal one; real Avaatech spectra
 
 # %% ../nbs/03_simulate.ipynb #94a9ba1a
 SECTION_MM, SLIT_MM = 1000.0, 10.0
@@ -391,6 +396,18 @@ def contact(
             what[here], gap[here], kept[here] = name, gap[here] + height * size[1], kept[here] * (1 - min(lost * size[2], 0.9))
     return pd.DataFrame(dict(contact=what, gap_mm=gap, kept=kept))
 
+# %% ../nbs/03_simulate.ipynb #a56581bd
+HUM = (0.1, 0.3, 900.0) # share of the cores with a noisy spell, share of such a core, pulses a second in it
+
+def noisy_spell(
+    n: int, # spectra of the core
+    rng: np.random.Generator, # source of chance
+) -> np.ndarray: # (n,) pulses of noise a second
+    "A core without noise, or with one spell of it."
+    (cores, share, pulses), (start, draw), strength = HUM, rng.random(2), rng.standard_normal()
+    inside = ((np.arange(n) + 0.5) / n - start) % 1.0 < share
+    return np.where(inside & (draw < cores), pulses * np.exp(0.4 * strength), 0.0)
+
 # %% ../nbs/03_simulate.ipynb #75fe2b58
 def instrument_state(
     session: Session, # the core's
@@ -401,7 +418,7 @@ def instrument_state(
     steps = np.diff(depth_mm)
     cut, (gain, offset, level) = sections(depth_mm, rng), (0.7 * rng.standard_normal() + 0.3 * downcore_trend(len(depth_mm), steps, 1000.0, rng) for _ in range(3))
     touch, s = contact(depth_mm, cut["past_end"].to_numpy(), rng), session
-    true = dict(strength=s.strength * touch["kept"] * np.exp(0.2 * level), gain_kev=s.axis.gain_kev * (1 + 0.0010 * gain), offset_kev=s.axis.offset_kev + 0.006 * offset)
+    true = dict(strength=s.strength * touch["kept"] * np.exp(0.14 * level), gain_kev=s.axis.gain_kev * (1 + 0.0004 * gain), offset_kev=s.axis.offset_kev + 0.003 * offset, hum_per_s=noisy_spell(len(depth_mm), rng))
     settings = dict(session=s.number, year=s.year, head=s.head, voltage_kv=s.tube.kv, current_ma=s.tube.current_ma, noise_kev=s.detector.noise_kev, foil_um=s.scan.foil_um, air_mm=s.scan.air_mm)
     return pd.DataFrame({**cut[["section", "x_mm"]], **touch[["contact", "gap_mm"]], **true, **settings})
 
@@ -415,6 +432,7 @@ def simulate_core(
     tube: Tube = Tube(), # excitation
     detector: Detector = Detector(), # resolution and window
     scan: Scan = Scan(), # path, live time, pile-up
+    axis: EnergyAxis = EnergyAxis(), # under which the spectra are filed
     session: Session | None = None, # when it was scanned; None: one of the diary of this seed
 ) -> Spectra: # n spectra with their truth in `info`
     "One core: a composition for each depth and its spectrum, in one session of the scanner's life. Raises `ValueError` for less than one spectrum and steps of 0."
@@ -422,10 +440,10 @@ def simulate_core(
     rng = np.random.default_rng(seed)
     layers = core_layers(region, n * step_mm, rng)
     truth = core_truth(region, core_trends(n, step_mm, rng, layers), layers)
-    session = session or diary(seed, tube, detector, scan)[rng.integers(SESSIONS)]
+    session = session or diary(seed, tube, detector, scan, axis)[rng.integers(SESSIONS)]
     state = instrument_state(session, truth["depth_mm"].to_numpy(), rng)
     info = pd.DataFrame({"core": core, "region": region.name, "depth_mm": truth["depth_mm"], **state[["section", "x_mm"]], **truth, **state})
-    return Spectra(counted(info, session, rng), info)
+    return Spectra(counted(info, session, rng), info, axis)
 
 # %% ../nbs/03_simulate.ipynb #718fb4a0
 def counted(
@@ -437,7 +455,7 @@ def counted(
     counts = np.zeros((len(info), session.axis.n_channels), dtype=np.int32)
     for i in range(0, len(info), BATCH):
         part, s = info.iloc[i : i + BATCH], session
-        varying = {name: part[name].to_numpy() for name in ("film_um", "gap_mm", "strength", "gain_kev", "offset_kev")}
+        varying = {name: part[name].to_numpy() for name in ("film_um", "gap_mm", "strength", "hum_per_s", "gain_kev", "offset_kev")}
         expected = expected_spectrum(part[list(ELEMENTS)], s.tube, s.detector, s.scan, axis=s.axis, **varying)
         used = int(np.flatnonzero(expected.any(0))[-1]) + 1
         counts[i : i + BATCH, :used] = rng.poisson(expected[:, :used])
@@ -452,7 +470,7 @@ def simulate_cores(
     regions: tuple[Region, ...] = REGIONS, # where the cores come from
     n_jobs: int = -1, # cores made at the same time; -1: one for each processor
     progress: bool = True, # a bar, if it takes longer than two seconds
-    **options, # tube, detector, scan: as for `simulate_core`
+    **options, # tube, detector, scan, axis: as for `simulate_core`
 ) -> Iterator[Spectra]: # one core at a time
     "The cores of an archive, of which only a few are in memory. Core number k is the same in an archive of any size. Raises `ValueError` for an empty archive or 0 jobs."
     if n_cores < 1 or n_per_core < 1 or not len(regions): raise ValueError(f"n_cores is {n_cores}, n_per_core is {n_per_core}, regions: {len(regions)}; expected at least 1 of each")
@@ -461,7 +479,7 @@ def simulate_cores(
     book = diary((seed, 2**32), **options)
     def make(k):
         region, session = regions[k % len(regions)], book[np.random.default_rng((seed, k, 1)).integers(SESSIONS)]
-        return simulate_core(region, f"{region.code}-{k // len(regions) + 1:02d}", n_per_core, step_mm, (seed, k), session=session)
+        return simulate_core(region, f"{region.code}-{k // len(regions) + 1:02d}", n_per_core, step_mm, (seed, k), axis=options.get("axis", EnergyAxis()), session=session)
     return _in_order(make, n_cores, n_jobs, progress)
 
 def _in_order(make, n: int, n_jobs: int, progress: bool) -> Iterator:
@@ -484,7 +502,7 @@ def simulate_archive(
     seed: int = 0, # the only source of chance
     step_mm: float = 10.0, # between two spectra
     regions: tuple[Region, ...] = REGIONS, # where the cores come from; `random_regions` makes more
-    **options, # tube, detector, scan, n_jobs, progress: as for `simulate_cores`
+    **options, # tube, detector, scan, axis (as in `SCANNERS` of chapter 02), n_jobs, progress: as for `simulate_cores`
 ) -> Spectra: # n_cores * n_per_core spectra; info: core, region, depth_mm, CaCO3, TOC, the full composition, the state of the instrument
     "An archive of cores with known composition. Core number k is the same in an archive of any size. Raises `ValueError` for an empty archive."
     return Spectra.concat(list(simulate_cores(n_cores, n_per_core, seed, step_mm, regions, **options)))
