@@ -57,9 +57,10 @@ pytest: .venv/.ready-dev  ## run tests/
 experiment: .venv/.ready  ## few labels on real spectra, against the rivals (hours; goes on where it stopped; needs ../shared/real)
 	$(PATIENT) $(BIN)/python experiments/label_efficiency.py
 
-benchmark: .venv/.ready  ## speed of reading, and pre-training within a limit on memory (some minutes)
+benchmark: .venv/.ready  ## speed of reading and of simulating, and pre-training within a limit on memory (some minutes)
 	$(BIN)/python benchmarks/read_speed.py
 	$(BIN)/python benchmarks/streaming.py
+	$(BIN)/python benchmarks/simulate_speed.py
 
 lab: .venv/.ready-lab  ## open JupyterLab on the chapters
 	$(BIN)/jupyter lab --notebook-dir nbs

@@ -251,7 +251,7 @@ def bioturbated(
     mixed_mm: float, # thickness of the stirred layer
 ) -> np.ndarray: # (n, P) what is buried
     "Every sample holds the stirred layer's memory of older ones (a well-mixed layer; Berger and Heath 1968)."
-    memory = np.where(at_once[:-1], 0.0, np.exp(-np.diff(quiet_mm) / mixed_mm)) if mixed_mm > 0 else np.zeros(len(fallen) - 1)
+    memory = np.where(at_once[:-1], 0.0, np.exp(-np.diff(quiet_mm) / max(mixed_mm, 1e-6)))
     buried = np.array(fallen, dtype=float)
     for i in range(len(buried) - 2, -1, -1): buried[i] += memory[i] * (buried[i + 1] - buried[i])
     return buried
@@ -312,12 +312,15 @@ def core_truth(
     region: Region, # provenance and habits
     trends: pd.DataFrame, # as from `core_trends`
     layers: pd.DataFrame = NO_LAYERS, # as from `core_layers`; the same that shaped the trends
-) -> pd.DataFrame: # depth_mm, age_kyr, layer, CaCO3, TOC, detrital (LAYERS included), SOLIDS, LAYERS (dry wt%), water (wet wt%), film_um, elements (wet wt%)
+) -> pd.DataFrame: # depth_mm, age_kyr, layer, CaCO3, TOC, detrital = first_source + second_source + LAYERS, SOLIDS, LAYERS (dry wt%), water, salt (wet wt%), film_um, elements (wet wt%)
     "Composition, water and water film down a core."
     dry = layered(region, trends, layers)
     water = pore_water(region, trends, dry)
-    named = dry[["layer", "CaCO3", "TOC"]].assign(detrital=dry[[*region.sources, *LAYERS]].sum(axis=1))
-    return pd.concat([trends[["depth_mm", "age_kyr"]], named, dry[[*SOLIDS, *LAYERS]], water, (4 * np.exp(0.5 * trends["film"])).rename("film_um"), wet_composition(dry, water, region.salinity, region.ash)], axis=1)
+    first, second = (dry[source] for source in region.sources)
+    detritus = dict(detrital=first + second + dry[list(LAYERS)].sum(axis=1), first_source=first, second_source=second)
+    fluid = dict(water=water, salt=water * region.salinity / (1 - region.salinity), film_um=4 * np.exp(0.5 * trends["film"]))
+    elements = wet_composition(dry, water, region.salinity, region.ash)
+    return pd.DataFrame({**trends[["depth_mm", "age_kyr"]], **dry[["layer", "CaCO3", "TOC"]], **detritus, **dry[[*SOLIDS, *LAYERS]], **fluid, **elements})
 
 # %% ../nbs/03_simulate.ipynb #8a2aa978
 SESSIONS, FIRST_YEAR, MIDLIFE_YEARS = 16, 2011, 4.0
@@ -393,7 +396,7 @@ def contact(
             what[here], gap[here], kept[here] = name, gap[here] + height * size[1], kept[here] * (1 - min(lost * size[2], 0.9))
     return pd.DataFrame(dict(contact=what, gap_mm=gap, kept=kept))
 
-# %% ../nbs/03_simulate.ipynb #4b50b8bd
+# %% ../nbs/03_simulate.ipynb #b6cad80c
 HUM = (0.1, 0.3, 900.0) # share of the cores with a noisy spell, share of such a core, pulses a second in it
 
 def noisy_spell(
@@ -414,10 +417,10 @@ def instrument_state(
     "State of the instrument while one core was scanned."
     steps = np.diff(depth_mm)
     cut, (gain, offset, level) = sections(depth_mm, rng), (0.7 * rng.standard_normal() + 0.3 * downcore_trend(len(depth_mm), steps, 1000.0, rng) for _ in range(3))
-    touch = contact(depth_mm, cut["past_end"].to_numpy(), rng)
-    s, state = session, cut[["section", "x_mm"]].join(touch[["contact", "gap_mm"]])
-    return state.assign(strength=s.strength * touch["kept"] * np.exp(0.14 * level), gain_kev=s.axis.gain_kev * (1 + 0.0004 * gain), offset_kev=s.axis.offset_kev + 0.003 * offset, hum_per_s=noisy_spell(len(depth_mm), rng),
-        session=s.number, year=s.year, head=s.head, voltage_kv=s.tube.kv, current_ma=s.tube.current_ma, noise_kev=s.detector.noise_kev, foil_um=s.scan.foil_um, air_mm=s.scan.air_mm)
+    touch, s = contact(depth_mm, cut["past_end"].to_numpy(), rng), session
+    true = dict(strength=s.strength * touch["kept"] * np.exp(0.14 * level), gain_kev=s.axis.gain_kev * (1 + 0.0004 * gain), offset_kev=s.axis.offset_kev + 0.003 * offset, hum_per_s=noisy_spell(len(depth_mm), rng))
+    settings = dict(session=s.number, year=s.year, head=s.head, voltage_kv=s.tube.kv, current_ma=s.tube.current_ma, noise_kev=s.detector.noise_kev, foil_um=s.scan.foil_um, air_mm=s.scan.air_mm)
+    return pd.DataFrame({**cut[["section", "x_mm"]], **touch[["contact", "gap_mm"]], **true, **settings})
 
 # %% ../nbs/03_simulate.ipynb #7cf5c80b
 def simulate_core(
