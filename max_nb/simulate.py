@@ -396,7 +396,7 @@ def contact(
             what[here], gap[here], kept[here] = name, gap[here] + height * size[1], kept[here] * (1 - min(lost * size[2], 0.9))
     return pd.DataFrame(dict(contact=what, gap_mm=gap, kept=kept))
 
-# %% ../nbs/03_simulate.ipynb #a56581bd
+# %% ../nbs/03_simulate.ipynb #b6cad80c
 HUM = (0.1, 0.3, 900.0) # share of the cores with a noisy spell, share of such a core, pulses a second in it
 
 def noisy_spell(
