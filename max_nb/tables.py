@@ -15,7 +15,7 @@ import pandas as pd
 __all__ = ['SEPARATORS', 'HEAD', 'MISSING', 'FEWEST_CHANNELS', 'PERCENT', 'UNIT', 'HEADER', 'CORE_WORDS', 'DEPTH_WORDS',
            'TARGET_WORDS', 'TO_MM', 'TO_WT', 'RESULTS_NAMES', 'RESULTS_UNITS', 'LINE_COLUMN', 'QUANTITIES',
            'AREA_NAMES', 'LAST_EXCEL_DAY', 'decode_text', 'split_lines', 'read_head', 'head_lines', 'first_cells',
-           'looks_like_table', 'is_missing', 'to_numbers', 'channel_columns', 'is_workbook', 'load_table',
+           'looks_like_table', 'is_missing', 'to_number', 'to_numbers', 'channel_columns', 'is_workbook', 'load_table',
            'existing_path', 'standard_name', 'standard_columns', 'in_units', 'read_itrax_results', 'is_itrax_results',
            'is_baxil', 'read_areas']
 
@@ -113,14 +113,22 @@ def is_missing(
     return cells.isna() | cells.astype(str).str.strip().str.lower().isin(MISSING)
 
 # %% ../nbs/01_tables.ipynb #337f0a23
+def to_number(
+    text: str, # a cell, or a value in a header or a name
+    decimal: str = ",", # a mark that counts as a point
+) -> float: # NaN if it is no number
+    "One number, with a point or another decimal mark."
+    try: return float(text.replace(decimal, ".")) if "_" not in text else np.nan  # Python would take 1_000
+    except ValueError: return np.nan
+
 def to_numbers(
     cells: pd.Series, # of any type
     decimal: str = ".", # the mark in cells of text
 ) -> pd.Series: # floats
     "Cells as numbers; NaN where a cell is none (a date is none)."
     if pd.api.types.is_numeric_dtype(cells): return cells.astype(float)
-    text = cells.where(~is_missing(cells), None).astype(object).map(lambda c: c.strip().replace(decimal, ".") if isinstance(c, str) else c if isinstance(c, (int, float, np.number)) else None)
-    return pd.to_numeric(text, errors="coerce").astype(float)
+    number = lambda c: to_number(c, decimal) if isinstance(c, str) else float(c) if isinstance(c, (int, float, np.number)) else np.nan
+    return cells.where(~is_missing(cells), None).astype(object).map(number).astype(float)
 
 # %% ../nbs/01_tables.ipynb #327b8762
 def _as_numbers_if_all(cells: pd.Series, decimal: str) -> pd.Series:
