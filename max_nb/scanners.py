@@ -16,8 +16,8 @@ import pandas as pd
 
 from .energy import N_CHANNELS, EnergyAxis, Tube, fit_axes, fit_axis
 from .spectra import Spectra, cache_folder, flag_quality, measure_counts, quality_flags, write_atomically, write_parquet
-from .tables import (DEPTH_WORDS, FEWEST_CHANNELS, TARGET_WORDS, TO_MM, channel_columns, decode_text, existing_path, first_cells, head_lines, in_units, is_baxil, is_itrax_results, is_missing, is_workbook,
-                           load_table, looks_like_table, read_areas, read_head, read_itrax_results, split_lines, standard_columns, standard_name, to_number, to_numbers)
+from .tables import (DEPTH_WORDS, FEWEST_CHANNELS, TO_MM, channel_columns, decode_text, existing_path, first_cells, head_lines, in_units, is_baxil, is_itrax_results, is_workbook,
+                           load_table, looks_like_table, read_areas, read_head, read_itrax_results, read_labels, split_lines, standard_name, to_number)
 
 # %% auto #0
 __all__ = ['RECORD', 'NUMBER', 'TEXTS', 'NUMBERS', 'WHOLE', 'SPELLED', 'PIECE', 'MOST_CHANNELS', 'WHOLE_NUMBER', 'DIGITS', 'DATA',
@@ -26,10 +26,10 @@ __all__ = ['RECORD', 'NUMBER', 'TEXTS', 'NUMBERS', 'WHOLE', 'SPELLED', 'PIECE', 
            'ITRAX_GAIN_KEV', 'PDZ_NAMES', 'FORMATS', 'AVAATECH_START', 'PARALLEL_FROM', 'MOST_THREADS', 'CACHE_FROM',
            'SLICE', 'NO_CORE', 'NotSpectra', 'read_table', 'parse_avaatech', 'parse_avaatech_name', 'section_top',
            'Report', 'File', 'Batch', 'read_avaatech', 'NothingRead', 'read_itrax', 'read_xpt', 'read_hub', 'read_pdz',
-           'Format', 'register', 'Found', 'read', 'ingest', 'read_labels', 'join_labels', 'read_areas', 'standard_name']
+           'Format', 'register', 'Found', 'read', 'ingest', 'join_labels', 'read_areas', 'read_labels', 'standard_name']
 
 # %% ../nbs/02_scanners.ipynb #b6bcd201
-_all_ = ["read_areas", "standard_name"]
+_all_ = ["read_areas", "read_labels", "standard_name"]
 
 # %% ../nbs/02_scanners.ipynb #28146e98
 class NotSpectra(ValueError):
@@ -370,10 +370,10 @@ def _with_depths(
     units = _units_of(table["core"].unique(), section_unit)
     pairs = table[["core", "section"]].drop_duplicates()
     tops = {(c, s): section_top(s, units.get(c)) for c, s in pairs.itertuples(index=False)}
-    keys = list(zip(table["core"], table["section"]))
-    table = table.assign(section_top_mm=[tops[k][0] for k in keys], rule=[tops[k][1] for k in keys])
-    trigger = table["section"].astype(str).str.upper().str.extract(r"(TC\d*)", expand=False)
-    table["core"] = table["core"].where(table["rule"] != "trigger core", table["core"] + " " + trigger)
+    found = [tops[key] for key in zip(table["core"], table["section"])]
+    table = table.assign(section_top_mm=[top for top, _ in found], rule=pd.Series([rule for _, rule in found], index=table.index, dtype=object))
+    trigger = table.loc[table["rule"] == "trigger core", "section"].astype(str).str.upper().str.extract(r"(TC\d*)", expand=False)
+    table.loc[trigger.index, "core"] = table.loc[trigger.index, "core"] + " " + trigger
     same = [table[c] if c in table else pd.Series("", index=table.index) for c in ("core", "section_top_mm", "voltage_kv")]
     start = table["x_mm"].groupby(same, dropna=False).transform("min") if zero == "first" else 0.0
     depth = table["section_top_mm"] + table["x_mm"] - start
@@ -713,14 +713,14 @@ def _copies(table: pd.DataFrame, batches: list[Batch]) -> dict[int, str]: # row:
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
     "All columns there, folders and scans named."
     missing = {c: np.nan for c in COLUMNS if c not in table}
-    table = table.assign(**missing, folder=table["filename"].map(os.path.dirname))
-    for column, unknown in (("core", "unnamed"), ("section", ""), ("date", "")): table[column] = table[column].astype(object).fillna(unknown).astype(str)
-    spelled = {}
+    spelled, text = {}, lambda cells: pd.Series(cells, index=table.index, dtype=object)
+    table = table.assign(**missing, folder=text([name.rpartition("/")[0] for name in table["filename"]]))
+    for column, unknown in (("core", "unnamed"), ("section", ""), ("date", "")): table[column] = text([unknown if pd.isna(cell) else str(cell) for cell in table[column]])
     cores = {core: spelled.setdefault(_core_key(core), core) for core in table["core"].unique()}  # GeoB-1 and GeoB_1 are one core
-    table["core"] = table["core"].map(cores)
+    table["core"] = text([cores[core] for core in table["core"]])
     scans = list(zip(table["folder"], table["core"], table["section"], table["run"].fillna(-1), table["voltage_kv"].fillna(-1)))
     names = {scan: _scan_name(*scan) for scan in dict.fromkeys(scans)}
-    return table.assign(scan=pd.Series([names[scan] for scan in scans], index=table.index, dtype=object))
+    return table.assign(scan=text([names[scan] for scan in scans]))
 
 def _scan_name(folder: str, core: str, section: str, run: float, voltage_kv: float) -> str: # below 0: not known
     "What a scan is called in the report."
@@ -780,7 +780,7 @@ def _in_order(table: pd.DataFrame) -> pd.DataFrame:
 def _info_of(rows: pd.DataFrame) -> pd.DataFrame:
     "The columns that a user gets, those that nothing is known of left out."
     info = rows[[*COLUMNS, *(c for c in ("slit_dc_mm", "slit_cc_mm", "filter", "gain_kev", "offset_kev", "energy_fitted") if c in rows)]].reset_index(drop=True)
-    info = info.drop(columns=[c for c in info if info[c].isna().all() and c not in ("core", "section", "depth_mm")])
+    info = info.drop(columns=[c for c in info if info[c].isna().all() and c not in ("core", "section", "depth_mm")]).astype(dict(core="str", section="str"))
     info["date"] = info["date"].where(info["date"] != "", None) if "date" in info else None
     return info.join(quality_flags(info, rows["total"].to_numpy(), rows["clipped"].to_numpy()))
 
@@ -1672,44 +1672,6 @@ def _avaatech_parts(batches: list[Batch], where: str, onto: EnergyAxis | None, *
     if options.get("energy") == "align": parts = (part.aligned() for part in parts)
     return (part.rebin(onto, outside="drop") for part in parts) if onto is not None else parts, report
 
-# %% ../nbs/02_scanners.ipynb #b56bc3c8
-def read_labels(
-    table: str | Path | pd.DataFrame, # a text table or workbook, or one already read
-    targets: list[str] | None = None, # columns wanted; None: all whose names are known (CaCO3, TOC, ...)
-    depth_unit: str | None = None, # "mm", "cm" or "m", where the header of the depth does not say
-    **options, # sheet, separator, decimal
-) -> pd.DataFrame: # standard names: core, depth_mm, targets in wt%; `.attrs`: targets, odd
-    "Read laboratory values. Raises `ValueError` for an unreadable table, no targets, or values beyond -10 to 110 wt%."
-    where = "the laboratory table" if isinstance(table, pd.DataFrame) else str(table)
-    raw = table.reset_index(drop=all(name is None for name in table.index.names)) if isinstance(table, pd.DataFrame) else load_table(existing_path(table), **options)
-    twice = raw.columns[raw.columns.duplicated()].tolist()
-    if twice or not len(raw): raise ValueError(f"{where}: " + (f"has columns of the same name: {twice}; expected unique names" if twice else "has no rows; expected one for each sample"))
-    decimal = raw.attrs.get("decimal", ".")
-    labels, factors = standard_columns(raw, where, depth_unit)
-    targets = _label_targets(labels, [targets] if isinstance(targets, str) else targets, where)
-    odd = {}
-    for name in dict.fromkeys([*(c for c in ["depth_mm"] if c in labels), *targets]):
-        numbers = to_numbers(labels[name], decimal)
-        odd |= {(int(row), name): str(labels[name].iloc[row]) for row in np.flatnonzero(numbers.isna() & ~is_missing(labels[name]) | np.isinf(numbers))}
-        labels[name] = numbers.where(np.isfinite(numbers)) * factors.get(name, 1.0)
-        if name != "depth_mm": _check_possible(labels[name], name, where)
-    labels.attrs = dict(targets=targets, odd=odd, where=where)
-    return labels
-
-# %% ../nbs/02_scanners.ipynb #2fc56def
-def _label_targets(labels: pd.DataFrame, targets: list[str] | None, where: str) -> list[str]:
-    "The target columns, all of which must be there."
-    found = [c for c in labels.columns if c in TARGET_WORDS.values()] if targets is None else list(targets)
-    absent = [t for t in found if t not in labels]
-    if absent or not found: raise ValueError(f"{where}: no column for {absent or 'any target'}; found {list(labels.columns)}, expected {absent or 'names such as CaCO3 (wt. %), TOC(%)'}, or the option targets=")
-    return found
-
-# %% ../nbs/02_scanners.ipynb #c30b81da
-def _check_possible(values: pd.Series, name: str, where: str) -> None:
-    "Complain of weight percents that cannot be."
-    bad = np.flatnonzero((values < -10) | (values > 110)) if name in TARGET_WORDS.values() else []
-    if len(bad): raise ValueError(f"{where}: row {bad[0]}, column {name}: found {values.iloc[bad[0]]:g} ({len(bad)} such); expected -10 to 110 wt%, and an empty cell where it was not measured")
-
 # %% ../nbs/02_scanners.ipynb #33d0ba69
 def _nearest_spectrum(
     core: np.ndarray, # (B,) core keys of the spectra
@@ -1815,16 +1777,6 @@ def _values(
     nearest = long.groupby(["spectrum", "target"])["distance_mm"].transform("min")
     return long.assign(used=np.isclose(long["distance_mm"], nearest))
 
-# %% ../nbs/02_scanners.ipynb #8cd3b4d3
-def _without_negatives(labels: pd.DataFrame, negative: str) -> pd.DataFrame:
-    "The table with negative contents kept, set to zero or taken out; `.attrs` counts them."
-    if negative not in ("keep", "zero", "missing"): raise ValueError(f"negative is {negative!r}; expected 'keep', 'zero' or 'missing'")
-    targets = labels.attrs["targets"]
-    below = labels[targets] < 0
-    labels.attrs["negative"] = below.sum().to_dict()
-    if negative != "keep": labels[targets] = labels[targets].mask(below, 0.0 if negative == "zero" else np.nan)
-    return labels
-
 # %% ../nbs/02_scanners.ipynb #b5e93bcd
 def _status(labels: pd.DataFrame, match: pd.DataFrame, values: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     "Status of each sample, and a remark."
@@ -1860,7 +1812,7 @@ def join_labels(
 ) -> Spectra: # with targets in info, NaN where not measured, and `.report`
     "Attach laboratory values to spectra. Raises `ValueError` if the table cannot be read or joined, or nothing matches."
     _check_join(spectra, on, several, tolerance_mm, offset_mm)
-    labels = _without_negatives(read_labels(table, targets, depth_unit, **options), negative)
+    labels = read_labels(table, targets, depth_unit, negative, **options)
     on = on or _choose_id(spectra, labels, depth)
     match, near = (_by_id(spectra, labels, on), None) if on else _by_depth(spectra, labels, depth, tolerance_mm, offset_mm)
     values = _values(labels, _pairs(match, near, several))
