@@ -5,7 +5,7 @@
 # %% ../nbs/02_scanners.ipynb #459e7870
 from __future__ import annotations
 
-import datetime, difflib, functools, gc, hashlib, html, inspect, itertools, lzma, os, re, tempfile, warnings, zipfile, zlib
+import difflib, functools, gc, hashlib, html, inspect, itertools, lzma, os, re, tempfile, warnings, zipfile, zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,17 +16,17 @@ import pandas as pd
 
 from .energy import N_CHANNELS, EnergyAxis, Tube, fit_axes, fit_axis
 from .spectra import Spectra, cache_folder, flag_quality, measure_counts, quality_flags, write_atomically, write_parquet
-from .tables import (DEPTH_WORDS, FEWEST_CHANNELS, TO_MM, channel_columns, decode_text, existing_path, first_cells, head_lines, in_units, is_baxil, is_itrax_results, is_workbook,
+from .tables import (DEPTH_WORDS, FEWEST_CHANNELS, TO_MM, american_date, channel_columns, decode_text, english_date, existing_path, first_cells, head_lines, in_units, is_baxil, is_itrax_results, is_workbook,
                            load_table, looks_like_table, read_areas, read_head, read_itrax_results, read_labels, split_lines, standard_name, to_number)
 
 # %% auto #0
 __all__ = ['RECORD', 'NUMBER', 'TEXTS', 'NUMBERS', 'WHOLE', 'SPELLED', 'PIECE', 'MOST_CHANNELS', 'WHOLE_NUMBER', 'DIGITS', 'DATA',
            'BOUNDS', 'TOGETHER', 'NEW_STYLE', 'CORE_AND_SECTION', 'UNITS', 'TOKEN', 'LENGTHS', 'COPIED', 'SAID',
-           'MOST_RATIO', 'MOST_UNPACKED', 'BATCH', 'TEXT', 'COLUMNS', 'SAME', 'ITRAX_TABLE', 'MONTHS', 'ANODES',
-           'ITRAX_GAIN_KEV', 'PDZ_NAMES', 'FORMATS', 'AVAATECH_START', 'PARALLEL_FROM', 'MOST_THREADS', 'CACHE_FROM',
-           'SLICE', 'NO_CORE', 'NotSpectra', 'read_table', 'parse_avaatech', 'parse_avaatech_name', 'section_top',
-           'Report', 'File', 'Batch', 'read_avaatech', 'NothingRead', 'read_itrax', 'read_xpt', 'read_hub', 'read_pdz',
-           'Format', 'register', 'Found', 'read', 'ingest', 'join_labels', 'read_areas', 'read_labels', 'standard_name']
+           'MOST_RATIO', 'MOST_UNPACKED', 'BATCH', 'TEXT', 'COLUMNS', 'SAME', 'ITRAX_TABLE', 'ANODES', 'ITRAX_GAIN_KEV',
+           'PDZ_NAMES', 'FORMATS', 'AVAATECH_START', 'PARALLEL_FROM', 'MOST_THREADS', 'CACHE_FROM', 'SLICE', 'NO_CORE',
+           'NotSpectra', 'read_table', 'parse_avaatech', 'parse_avaatech_name', 'section_top', 'Report', 'File',
+           'Batch', 'read_avaatech', 'NothingRead', 'read_itrax', 'read_xpt', 'read_hub', 'read_pdz', 'Format',
+           'register', 'Found', 'read', 'ingest', 'join_labels', 'read_areas', 'read_labels', 'standard_name']
 
 # %% ../nbs/02_scanners.ipynb #b6bcd201
 _all_ = ["read_areas", "read_labels", "standard_name"]
@@ -113,15 +113,6 @@ def _leading_number(
     return value
 
 # %% ../nbs/02_scanners.ipynb #bb3d8d5f
-def _iso_date(text: str) -> str: # such as "2018-09-18T14:03:59"; "" if it is none
-    "An Avaatech date, `MM-DD-YYYY HH:MM:SS`, as ISO text, which sorts."
-    m = re.fullmatch(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(?:\s+(\d{1,2}):(\d{2})(?::(\d{2}))?)?", text)
-    if not m: return ""
-    month, day, year, *clock = [int(x or 0) for x in m.groups()]
-    try: return datetime.datetime(year, month, day, *clock).isoformat()
-    except ValueError: return ""
-
-# %% ../nbs/02_scanners.ipynb #d5e7830a
 TEXTS = dict(CORE_ID="core", SECTION_ID="section")
 NUMBERS = dict(X_POSITION=("x_mm", -np.inf), Y_POSITION=("y_mm", -np.inf), SLIT_DC=("slit_dc_mm", 0), SLIT_CC=("slit_cc_mm", 0), TOTALCPS=("cps", 0), ACC_VOLT=("voltage_kv", 0.1), TUBE_CUR=("current_ma", 0))
 WHOLE = dict(RUN_ID="run", REPLICATE_ID="replicate")
@@ -134,7 +125,7 @@ def _header_value(key: str, text: str) -> tuple: # pairs of name and value
     if key in NUMBERS: return ((NUMBERS[key][0], number),) if (number := _leading_number(text, what, NUMBERS[key][1])) or key != "TOTALCPS" else ()  # a rate of 0 is unknown
     if key in WHOLE: return ((WHOLE[key], int(m[0])),) if (m := re.search(r"\d{1,9}", text)) else ()
     if key == "MEAS_TIM": return tuple(zip(("live_s", "real_s"), (_leading_number(part, what, 0) for part in text.split())))
-    if key == "DATE_MEA": return (("date", iso),) if (iso := _iso_date(text)) else (("note", f"{what} is {text[:30]!r}, no date MM-DD-YYYY"),)
+    if key == "DATE_MEA": return (("date", iso),) if (iso := american_date(text)) else (("note", f"{what} is {text[:30]!r}, no date MM-DD-YYYY"),)
     return ()
 
 SPELLED = {"X_POSITION": "X_Position", "Y_POSITION": "Y_Position", "SLIT_DC": "Slit_DC", "SLIT_CC": "Slit_CC", "TOTALCPS": "TotalCPS"}
@@ -923,17 +914,6 @@ def _itrax_position(header: dict[str, tuple[str, str]], where: str) -> float: # 
     if unit not in TO_MM: raise ValueError(f"{where}: header, key 'Position': found the unit {unit!r}; expected one of {list(TO_MM)}")
     return at * TO_MM[unit]
 
-# %% ../nbs/02_scanners.ipynb #f505094d
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-
-def _itrax_date(date: str, time: str) -> str | None: # None: not sure
-    "Date and time as ISO text."
-    day, clock = re.fullmatch(r"(\d{1,2})-([a-z]{3})-(?:20)?(\d\d)", date.lower()), re.fullmatch(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*([ap]m)?", time.lower())
-    if not day or day[2] not in MONTHS: return None
-    hour = (int(clock[1]) % 12 + 12 * (clock[4] == "pm") if clock[4] else int(clock[1])) if clock else 0
-    try: return datetime.datetime(2000 + int(day[3]), MONTHS.index(day[2]) + 1, int(day[1]), hour, int(clock[2]) if clock else 0, int(clock[3] or 0) if clock else 0).isoformat()
-    except ValueError: return None
-
 # %% ../nbs/02_scanners.ipynb #b3d05c04
 ANODES = dict(molybdenum="Mo", chromium="Cr", rhodium="Rh", copper="Cu", silver="Ag", tungsten="W", palladium="Pd", cobalt="Co", iron="Fe")
 
@@ -947,7 +927,7 @@ def _itrax_info(header: dict[str, tuple[str, str]], where: str) -> dict:
     number, text = lambda key: _itrax_number(header, key, where), lambda key: header.get(key, ("", ""))[0]
     at, live, real = _itrax_position(header, where), number("livetime"), number("runtime")
     return dict(core=text("sample name") or None, section=text("section name") or None, depth_mm=at, x_mm=at, voltage_kv=number("tube voltage"), current_ma=number("tube current"), live_s=live, real_s=real,
-                dead_time=1 - live / real if real > 0 else np.nan, cps=number("input_count_rate"), date=_itrax_date(text("date"), text("time")), anode=_anode(text("tube anode")), surface_cm=number("sample surface"))
+                dead_time=1 - live / real if real > 0 else np.nan, cps=number("input_count_rate"), date=english_date(text("date"), text("time")), anode=_anode(text("tube anode")), surface_cm=number("sample surface"))
 
 # %% ../nbs/02_scanners.ipynb #5343ffaa
 def _itrax_parse(
@@ -1143,17 +1123,18 @@ def _itrax_files(
     paths: list[Path], # Itrax spectra
     root: Path, # file names are relative to it
     top: Path | None = None, # look for settings and results no higher than this folder; None: root
+    where: str = "", # what was read, for messages; "": root
     **options, # settings, axis, results, core, voltage_kv, strict
 ) -> Spectra:
     "All Itrax spectra of a tree together."
-    top = Path(top or root).absolute()
+    top, where = Path(top or root).absolute(), where or str(root)
     groups = [list(group) for _, group in itertools.groupby(sorted((Path(p).absolute() for p in paths), key=lambda p: (p.parent, p.name)), key=lambda p: p.parent)]
     found = [_itrax_folder(group, Path(root).absolute(), top, **options) for group in groups]
     rows, notes = [row for _, part, _ in found for row in part], list(dict.fromkeys(note for *_, part in found for note in part))
     parts = [part for part, *_ in found if part is not None]
-    if not parts: raise NothingRead(f"{root}: none of its {len(rows)} Itrax files can be read; {next((row for row in rows if row['status'] == 'failed'), rows[0])['note']}", pd.DataFrame(rows))
-    spectra = flag_quality(Spectra.concat(_one_axis(parts, str(root))).replaced(meta=dict(instrument="Itrax")))
-    report = _file_report(rows, notes + _section_remarks(spectra.info), str(root))
+    if not parts: raise NothingRead(f"{where}: none of its {len(rows)} Itrax files can be read; {next((row for row in rows if row['status'] == 'failed'), rows[0])['note']}", pd.DataFrame(rows))
+    spectra = flag_quality(Spectra.concat(_one_axis(parts, where)).replaced(meta=dict(instrument="Itrax")))
+    report = _file_report(rows, notes + _section_remarks(spectra.info), where)
     return spectra.replaced(report=Report(report.parts | {"quality": _quality_part(spectra.info)}, report.where))
 
 def _itrax_many(
@@ -1162,7 +1143,9 @@ def _itrax_many(
 ) -> Spectra:
     "Itrax files among others in a tree: damaged ones are listed."
     root = Path(files[0].path).parents[files[0].name.count("/")]
-    return _itrax_files([Path(f.path) for f in files], root, settings=settings, axis=axis, results=results, core=core, voltage_kv=voltage_kv, strict=False)
+    try: return _itrax_files([Path(f.path) for f in files], root, None, where, settings=settings, axis=axis, results=results, core=core, voltage_kv=voltage_kv, strict=False)
+    except NothingRead: raise
+    except ValueError as e: raise ValueError(str(e).replace(str(root.absolute()), where)) from None  # an archive was unpacked somewhere
 
 # %% ../nbs/02_scanners.ipynb #c397f9f5
 def read_itrax(

@@ -13,11 +13,11 @@ import pandas as pd
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'HEAD', 'MISSING', 'FEWEST_CHANNELS', 'PERCENT', 'UNIT', 'HEADER', 'CORE_WORDS', 'DEPTH_WORDS',
-           'TARGET_WORDS', 'TO_MM', 'TO_WT', 'RESULTS_NAMES', 'RESULTS_UNITS', 'LINE_COLUMN', 'QUANTITIES',
+           'TARGET_WORDS', 'TO_MM', 'TO_WT', 'MONTHS', 'RESULTS_NAMES', 'RESULTS_UNITS', 'LINE_COLUMN', 'QUANTITIES',
            'AREA_NAMES', 'LAST_EXCEL_DAY', 'decode_text', 'split_lines', 'read_head', 'head_lines', 'first_cells',
            'looks_like_table', 'is_missing', 'to_number', 'to_numbers', 'channel_columns', 'is_workbook', 'load_table',
-           'existing_path', 'standard_name', 'standard_columns', 'in_units', 'read_labels', 'read_itrax_results',
-           'is_itrax_results', 'is_baxil', 'read_areas']
+           'existing_path', 'standard_name', 'standard_columns', 'in_units', 'american_date', 'english_date',
+           'read_labels', 'read_itrax_results', 'is_itrax_results', 'is_baxil', 'read_areas']
 
 # %% ../nbs/01_tables.ipynb #76663d82
 SEPARATORS = (";", "\t", ",", "|", " ")
@@ -296,6 +296,31 @@ def in_units(
     "The table under standard names, numbers in mm and wt%; a column with text in it stays text."
     table, factors = standard_columns(table, where)
     return table.assign(**{name: table[name] * factor for name, factor in factors.items() if pd.api.types.is_numeric_dtype(table[name])})
+
+# %% ../nbs/01_tables.ipynb #d44e2695
+def american_date(
+    text: str, # such as "09-18-2018 14:03:59"
+) -> str: # such as "2018-09-18T14:03:59"; "" if it is none
+    "A date `MM-DD-YYYY HH:MM:SS`, as Avaatech scanners write it, as ISO text, which sorts."
+    m = re.fullmatch(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(?:\s+(\d{1,2}):(\d{2})(?::(\d{2}))?)?", text)
+    if not m: return ""
+    month, day, year, *clock = [int(x or 0) for x in m.groups()]
+    try: return datetime.datetime(year, month, day, *clock).isoformat()
+    except ValueError: return ""
+
+# %% ../nbs/01_tables.ipynb #f4c13148
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+def english_date(
+    date: str, # such as "22-Sep-20"
+    time: str, # such as "8:08 PM"
+) -> str | None: # None: not sure
+    "Date and time as an Itrax writes them, as ISO text."
+    day, clock = re.fullmatch(r"(\d{1,2})-([a-z]{3})-(?:20)?(\d\d)", date.lower()), re.fullmatch(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*([ap]m)?", time.lower())
+    if not day or day[2] not in MONTHS: return None
+    hour = (int(clock[1]) % 12 + 12 * (clock[4] == "pm") if clock[4] else int(clock[1])) if clock else 0
+    try: return datetime.datetime(2000 + int(day[3]), MONTHS.index(day[2]) + 1, int(day[1]), hour, int(clock[2]) if clock else 0, int(clock[3] or 0) if clock else 0).isoformat()
+    except ValueError: return None
 
 # %% ../nbs/01_tables.ipynb #f31fb0d0
 def read_labels(
