@@ -194,13 +194,16 @@ def _counts(body: bytes, where: str) -> np.ndarray: # (C,) int32; int64 where th
 # %% ../nbs/02_scanners.ipynb #d998378b
 def _values_of_digits(
     byte: np.ndarray, # (N,) uint8, of a text
-) -> tuple[np.ndarray, np.ndarray]: # (N - 7,) from the eighth byte on: value of the digits up to there, eight at most; are there eight?
-    "All bytes of a text at once: every digit with the one before it, pairs with pairs, fours with fours."
-    value, run = byte - np.uint8(ord("0")), byte - np.uint8(ord("0")) < 10
+) -> tuple[np.ndarray, np.ndarray]: # (N - 3,) from the fourth byte on: value of the digits up to there, four at most; are there four?
+    "All bytes of a text at once: every digit with the one before it, then pairs with pairs."
+    value = byte - np.uint8(ord("0"))
+    run = value < 10
     value *= run
-    for step, kind in ((1, np.uint8), (2, np.uint16), (4, np.int32)):
-        value = value[step:].astype(kind) + (value[:-step] * run[step:]).astype(kind) * kind(10**step)
-        run = run[step:] & run[:-step]
+    for step, kind in ((1, np.uint8), (2, np.uint16)):
+        more = np.multiply(value[:-step], run[step:]).astype(kind, copy=False)
+        more *= kind(10**step)
+        more += value[step:]
+        value, run = more, run[step:] & run[:-step]
     return value, run
 
 # %% ../nbs/02_scanners.ipynb #7134c50f
@@ -212,10 +215,14 @@ def _plain_counts(
     byte = np.frombuffer(b" " * 8 + b" ".join(texts) + b" ", np.uint8)
     digit = byte - np.uint8(ord("0")) < 10
     if not (digit | (byte == ord(" ")) | (byte - np.uint8(ord("\t")) < 5)).all(): return None
-    value, eight = _values_of_digits(byte)
+    value, four = _values_of_digits(byte)
     last = np.flatnonzero(digit[7:-1] > digit[8:])
     found = np.searchsorted(last, np.cumsum([len(text) + 1 for text in texts]) + 1)
-    return value.take(last).reshape(-1, n) if (np.diff(found, prepend=0) == n).all() and not (eight[1:] & digit[:-8]).any() else None
+    if (np.diff(found, prepend=0) != n).any() or (four[5:] & four[1:-4] & digit[:-8]).any(): return None
+    counts = (value[:-4] * four[4:]).take(last).astype(np.int32)
+    counts *= 10_000
+    counts += value[4:].take(last)
+    return counts.reshape(-1, n)
 
 # %% ../nbs/02_scanners.ipynb #cc437d90
 DATA = re.compile(rb"^[^\S\n]*\$DATA:", re.M | re.I)
@@ -1447,10 +1454,11 @@ def _look_through(
 ) -> Found:
     "Recognise all files of a tree, and read those of an Avaatech scanner."
     from joblib import Parallel, delayed
+    from threadpoolctl import threadpool_limits
     from tqdm.auto import tqdm
     n_jobs = n_jobs or (min(os.cpu_count() or 1, MOST_THREADS) if len(files) >= PARALLEL_FROM else 1)
     batches, found, axis = [files[i : i + BATCH] for i in range(0, len(files), BATCH)], Found(), None if energy == "nominal" else EnergyAxis()
-    with _uncollected(), tqdm(total=len(files), desc="reading", unit="file", delay=2) as bar:
+    with _uncollected(), threadpool_limits(1), tqdm(total=len(files), desc="reading", unit="file", delay=2) as bar:
         for part in Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(delayed(_look_at)(some, only, axis) for some in batches):
             if aside: part.batches = [_put_aside(batch, aside, str(len(found.batches))) for batch in part.batches]
             found.add(part)
