@@ -240,7 +240,7 @@ def parse_avaatech(
 
 # %% ../nbs/02_scanners.ipynb #dd7d8fba
 BOUNDS = re.compile(rb"\s*(\d{1,9})[ \t]+(\d{1,9})[ \t]*\r?\n")
-TOGETHER = 32
+TOGETHER = 64
 
 def _plain_parts(data: bytes) -> tuple[dict, int, bytes] | None: # header, number of counts, their text; None: not plain
     "A file cut into its parts."
@@ -1653,7 +1653,7 @@ def _written(spectra: Spectra, out: Path, path: Path) -> Report:
     return spectra.report or Report({"files": pd.DataFrame([_row(path.name, "read", "", len(spectra))])}, str(path))
 
 # %% ../nbs/02_scanners.ipynb #2d1a46c8
-SLICE = 4096
+SLICE = 1024
 
 def _avaatech_parts(batches: list[Batch], where: str, onto: EnergyAxis | None, **options) -> tuple[Iterator[Spectra], Report]:
     "Batches of Avaatech files as slices of ordered spectra, and the report on them."
