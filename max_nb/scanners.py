@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib, functools, gc, hashlib, html, inspect, itertools, lzma, os, re, tempfile, warnings, zipfile, zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ import pandas as pd
 
 from .energy import N_CHANNELS, EnergyAxis, Tube, fit_axes, fit_axis
 from .spectra import Spectra, cache_folder, flag_quality, measure_counts, quality_flags, write_atomically, write_parquet
-from .tables import (DEPTH_WORDS, FEWEST_CHANNELS, TO_MM, american_date, channel_columns, decode_text, english_date, existing_path, first_cells, head_lines, in_units, is_baxil, is_itrax_results, is_workbook,
+from .tables import (DEPTH_WORDS, FEWEST_CHANNELS, HEAD, TO_MM, american_date, channel_columns, decode_text, english_date, existing_path, first_cells, head_lines, in_units, is_baxil, is_itrax_results, is_workbook,
                            load_table, looks_like_table, read_areas, read_head, read_itrax_results, read_labels, split_lines, standard_name, to_number)
 
 # %% auto #0
@@ -209,20 +210,19 @@ def _values_of_digits(
 # %% ../nbs/02_scanners.ipynb #7134c50f
 def _plain_counts(
     texts: list[bytes], # of some files: what stands behind the bounds
-    n: int, # how many counts each should have
-) -> np.ndarray | None: # (len(texts), n) int32; None: at least one of them is not plain
+    counts: np.ndarray, # (len(texts), n) int32, to be filled
+) -> bool: # False: at least one of them is not plain, or has another number of counts
     "The counts of some files at once."
     byte = np.frombuffer(b" " * 8 + b" ".join(texts) + b" ", np.uint8)
     digit = byte - np.uint8(ord("0")) < 10
-    if not (digit | (byte == ord(" ")) | (byte - np.uint8(ord("\t")) < 5)).all(): return None
+    if not (digit | (byte == ord(" ")) | (byte - np.uint8(ord("\t")) < 5)).all(): return False
     value, four = _values_of_digits(byte)
     last = np.flatnonzero(digit[7:-1] > digit[8:])
     found = np.searchsorted(last, np.cumsum([len(text) + 1 for text in texts]) + 1)
-    if (np.diff(found, prepend=0) != n).any() or (four[5:] & four[1:-4] & digit[:-8]).any(): return None
-    counts = (value[:-4] * four[4:]).take(last).astype(np.int32)
-    counts *= 10_000
-    counts += value[4:].take(last)
-    return counts.reshape(-1, n)
+    if (np.diff(found, prepend=0) != counts.shape[1]).any() or (four[5:] & four[1:-4] & digit[:-8]).any(): return False
+    np.multiply((value[:-4] * four[4:]).take(last), 10_000, out=counts.reshape(-1), dtype=np.int32)
+    counts += value[4:].take(last).reshape(counts.shape)
+    return True
 
 # %% ../nbs/02_scanners.ipynb #cc437d90
 DATA = re.compile(rb"^[^\S\n]*\$DATA:", re.M | re.I)
@@ -240,7 +240,7 @@ def parse_avaatech(
 
 # %% ../nbs/02_scanners.ipynb #dd7d8fba
 BOUNDS = re.compile(rb"\s*(\d{1,9})[ \t]+(\d{1,9})[ \t]*\r?\n")
-TOGETHER = 64
+TOGETHER = 16
 
 def _plain_parts(data: bytes) -> tuple[dict, int, bytes] | None: # header, number of counts, their text; None: not plain
     "A file cut into its parts."
@@ -251,15 +251,16 @@ def _plain_parts(data: bytes) -> tuple[dict, int, bytes] | None: # header, numbe
 
 def _parse_batch(
     files: list[tuple[str, bytes]], # name and content of each
-) -> list[tuple[np.ndarray, dict] | str]: # counts and header of each, or why it cannot be read
+) -> tuple[list[tuple[np.ndarray, dict] | str], np.ndarray | None]: # counts and header of each, or why it cannot be read; all counts, if all are plain
     "As `parse_avaatech`, for many files."
     parts = [_plain_parts(data) for _, data in files]
-    plain = [i for i, part in enumerate(parts) if part and FEWEST_CHANNELS <= part[1] <= MOST_CHANNELS]
-    done = {}
-    for some in (plain[k : k + TOGETHER] for k in range(0, len(plain), TOGETHER)):
-        counts = _plain_counts([parts[i][2] for i in some], parts[some[0]][1]) if len({parts[i][1] for i in some}) == 1 else None
-        if counts is not None: done.update((i, (row, parts[i][0])) for i, row in zip(some, counts))
-    return [done[i] if i in done else _parse_or_say(*file) for i, file in enumerate(files)]
+    n = max(usual, key=usual.get) if (usual := Counter(part[1] for part in parts if part)) else 0
+    plain = [i for i, part in enumerate(parts) if part and part[1] == n] if FEWEST_CHANNELS <= n <= MOST_CHANNELS else []
+    room, done = np.empty((len(plain), n), np.int32), {}
+    for k in range(0, len(plain), TOGETHER):
+        some, counts = plain[k : k + TOGETHER], room[k : k + TOGETHER]
+        if _plain_counts([parts[i][2] for i in some], counts): done.update((i, (row, parts[i][0])) for i, row in zip(some, counts))
+    return [done[i] if i in done else _parse_or_say(*file) for i, file in enumerate(files)], room if len(done) == len(files) else None
 
 def _parse_or_say(name: str, data: bytes) -> tuple[np.ndarray, dict] | str:
     "One file, the careful way."
@@ -594,13 +595,13 @@ def _read_batch(
     axis: EnergyAxis | None, # the nominal axis to fit from; None: no fit
 ) -> Batch:
     "Read some Avaatech files."
-    counts, rows, failures = [], [], []
-    for (name, _), found in zip(files, _parse_batch(files)):
+    counts, rows, failures, (parsed, stack) = [], [], [], _parse_batch(files)
+    for (name, _), found in zip(files, parsed):
         if isinstance(found, str): failures.append((name, found)); continue
         rows.append({**_merge_sources(found[1], parse_avaatech_name(os.path.basename(name))), "filename": name, "channels": len(found[0])})
         counts.append(found[0])
     widest = max(map(len, counts), default=0)
-    stack = np.stack([c if len(c) == widest else np.pad(c, (0, widest - len(c))) for c in counts]) if rows else np.empty((0, 0), np.int32)
+    if stack is None: stack = np.stack([c if len(c) == widest else np.pad(c, (0, widest - len(c))) for c in counts]) if rows else np.empty((0, 0), np.int32)
     names = dict.fromkeys(name for keys in dict.fromkeys(map(tuple, rows)) for name in keys)
     return Batch(stack, {name: [row.get(name) for row in rows] for name in names}, _measured(stack, np.array([len(c) for c in counts]), axis), failures)
 
@@ -1428,7 +1429,7 @@ def _look_at(files: list[File], only: str | None, axis: EnergyAxis | None) -> Fo
     found, avaatech = Found(), []
     for file in files:
         try:
-            head = read_head(file.path)
+            head = read_head(file.path, min(HEAD, file.size + 1))
             kind = _known(head)
             if kind and kind.read is read_avaatech and only in (None, kind.name): avaatech.append((file.name, head if len(head) == file.size else Path(file.path).read_bytes()))
         except OSError as e: found.rows.append(_row(file.name, "failed", f"cannot be read ({e.strerror})")); continue
