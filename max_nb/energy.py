@@ -459,7 +459,8 @@ def _checked_input(counts: np.ndarray, nominal: EnergyAxis, lines: pd.DataFrame 
     counts = np.asarray(counts)
     if counts.ndim != 2 or counts.shape[1] != nominal.n_channels: raise ValueError(f"counts have shape {counts.shape}; expected (spectra, {nominal.n_channels})")
     if counts.dtype.kind not in "iuf": raise ValueError(f"counts are of type {counts.dtype}; expected numbers")
-    if counts.size and not (np.isfinite(counts.min()) and np.isfinite(counts.max()) and counts.min() >= 0): raise ValueError(f"counts reach from {counts.min()} to {counts.max()}; expected finite numbers of at least 0")
+    least, most = (counts.min(), counts.max()) if counts.size else (0, 0)
+    if not (np.isfinite(least) and np.isfinite(most) and least >= 0): raise ValueError(f"counts reach from {least} to {most}; expected finite numbers of at least 0")
     if lines is None: return counts, None
     lacking = {"element", "line", "energy_kev"} - set(getattr(lines, "columns", ()))
     if lacking: raise ValueError(f"lines lack {sorted(lacking)}; expected a table as from calibration_lines")
@@ -514,11 +515,11 @@ def fit_axis(
 ) -> AxisFit: # with the table of lines
     "The energy axis of one spectrum, fitted on its lines; nominal, with the reason, where the fit is not to be trusted."
     if np.ndim(counts) != 1: raise ValueError(f"counts have shape {np.shape(counts)}; expected one spectrum, ({nominal.n_channels},)")
-    row = fit_axes(np.asarray(counts)[None], nominal, lines, tube, detector).iloc[0]
-    lines = _checked_input(np.asarray(counts)[None], nominal, lines)[1]
+    counts, lines = _checked_input(np.asarray(counts)[None], nominal, lines)
     search = _usual_search(nominal, tube, detector) if lines is None else _search(nominal, lines, detector)
-    table = _lines_table(_fit_lines(np.asarray(counts)[None], search), search) if search else _lines_table(None, None)
-    return AxisFit(EnergyAxis(float(row.gain_kev), float(row.offset_kev), nominal.n_channels), bool(row.trusted), table, row.note)
+    fit = _fit_lines(counts, search) if search else None
+    row = (_axes_frame(fit, search) if search else _no_axes(1, nominal)).iloc[0]
+    return AxisFit(EnergyAxis(float(row.gain_kev), float(row.offset_kev), nominal.n_channels), bool(row.trusted), _lines_table(fit, search), row.note)
 
 # %% ../nbs/00_energy.ipynb #79754be0
 def _lines_table(fit: dict[str, np.ndarray] | None, search: _Search | None) -> pd.DataFrame:

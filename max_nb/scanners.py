@@ -5,10 +5,11 @@
 # %% ../nbs/02_scanners.ipynb #459e7870
 from __future__ import annotations
 
-import datetime, difflib, functools, gc, hashlib, html, inspect, itertools, lzma, os, re, tempfile, warnings, zipfile, zlib
+import difflib, functools, gc, hashlib, html, inspect, itertools, lzma, os, re, tempfile, warnings, zipfile, zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +17,20 @@ import pandas as pd
 
 from .energy import N_CHANNELS, EnergyAxis, Tube, fit_axes, fit_axis
 from .spectra import Spectra, cache_folder, flag_quality, measure_counts, quality_flags, write_atomically, write_parquet
-from .tables import (DEPTH_WORDS, FEWEST_CHANNELS, TARGET_WORDS, TO_MM, channel_columns, decode_text, existing_path, first_cells, head_lines, in_units, is_baxil, is_itrax_results, is_missing, is_workbook,
-                           load_table, looks_like_table, read_areas, read_head, read_itrax_results, split_lines, standard_columns, standard_name, to_numbers)
+from .tables import (DEPTH_WORDS, FEWEST_CHANNELS, HEAD, TO_MM, american_date, channel_columns, decode_text, english_date, existing_path, first_cells, head_lines, in_units, is_baxil, is_itrax_results, is_workbook,
+                           load_table, looks_like_table, read_areas, read_head, read_itrax_results, read_labels, split_lines, standard_name, to_number)
 
 # %% auto #0
-__all__ = ['RECORD', 'NUMBER', 'TEXTS', 'NUMBERS', 'WHOLE', 'SPELLED', 'MOST_CHANNELS', 'WHOLE_NUMBER', 'DIGITS', 'DATA',
-           'NEW_STYLE', 'CORE_AND_SECTION', 'UNITS', 'TOKEN', 'LENGTHS', 'SAID', 'MOST_RATIO', 'MOST_UNPACKED', 'BATCH',
-           'TEXT', 'PARALLEL_FROM', 'MOST_THREADS', 'COLUMNS', 'ITRAX_TABLE', 'MONTHS', 'ITRAX_GAIN_KEV', 'PDZ_NAMES',
-           'FORMATS', 'AVAATECH_START', 'CACHE_FROM', 'SLICE', 'NO_CORE', 'NotSpectra', 'read_table', 'parse_avaatech',
-           'parse_avaatech_name', 'section_top', 'Report', 'File', 'read_avaatech', 'read_itrax', 'read_xpt',
-           'read_hub', 'read_pdz', 'Format', 'register', 'read', 'ingest', 'read_labels', 'join_labels', 'read_areas',
-           'standard_name']
+__all__ = ['RECORD', 'NUMBER', 'TEXTS', 'NUMBERS', 'WHOLE', 'SPELLED', 'PIECE', 'MOST_CHANNELS', 'WHOLE_NUMBER', 'DIGITS', 'DATA',
+           'BOUNDS', 'TOGETHER', 'NEW_STYLE', 'CORE_AND_SECTION', 'UNITS', 'TOKEN', 'LENGTHS', 'COPIED', 'SAID',
+           'MOST_RATIO', 'MOST_UNPACKED', 'BATCH', 'TEXT', 'COLUMNS', 'SAME', 'ITRAX_TABLE', 'ANODES', 'ITRAX_GAIN_KEV',
+           'PDZ_NAMES', 'FORMATS', 'AVAATECH_START', 'PARALLEL_FROM', 'MOST_THREADS', 'CACHE_FROM', 'SLICE', 'NO_CORE',
+           'NotSpectra', 'read_table', 'parse_avaatech', 'parse_avaatech_name', 'section_top', 'Report', 'File',
+           'Batch', 'read_avaatech', 'NothingRead', 'read_itrax', 'read_xpt', 'read_hub', 'read_pdz', 'Format',
+           'register', 'Found', 'read', 'ingest', 'join_labels', 'read_areas', 'read_labels', 'standard_name']
 
 # %% ../nbs/02_scanners.ipynb #b6bcd201
-_all_ = ["read_areas", "standard_name"]
+_all_ = ["read_areas", "read_labels", "standard_name"]
 
 # %% ../nbs/02_scanners.ipynb #28146e98
 class NotSpectra(ValueError):
@@ -108,20 +109,11 @@ def _leading_number(
 ) -> float:
     "The number at the start of a value. Raises `ValueError` that names the key."
     m = NUMBER.match(text)
-    value = float(m[0].replace(",", ".")) if m else np.nan
+    value = to_number(m[0]) if m else np.nan
     if not (value >= least and abs(value) < np.inf): raise ValueError(f"{what} is {text[:40]!r}; expected a number" + (f" of at least {least:g}" if np.isfinite(least) else ""))
     return value
 
 # %% ../nbs/02_scanners.ipynb #bb3d8d5f
-def _iso_date(text: str) -> str: # such as "2018-09-18T14:03:59"; "" if it is none
-    "An Avaatech date, `MM-DD-YYYY HH:MM:SS`, as ISO text, which sorts."
-    m = re.fullmatch(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(?:\s+(\d{1,2}):(\d{2})(?::(\d{2}))?)?", text)
-    if not m: return ""
-    month, day, year, *clock = [int(x or 0) for x in m.groups()]
-    try: return datetime.datetime(year, month, day, *clock).isoformat()
-    except ValueError: return ""
-
-# %% ../nbs/02_scanners.ipynb #d5e7830a
 TEXTS = dict(CORE_ID="core", SECTION_ID="section")
 NUMBERS = dict(X_POSITION=("x_mm", -np.inf), Y_POSITION=("y_mm", -np.inf), SLIT_DC=("slit_dc_mm", 0), SLIT_CC=("slit_cc_mm", 0), TOTALCPS=("cps", 0), ACC_VOLT=("voltage_kv", 0.1), TUBE_CUR=("current_ma", 0))
 WHOLE = dict(RUN_ID="run", REPLICATE_ID="replicate")
@@ -131,20 +123,37 @@ def _header_value(key: str, text: str) -> tuple: # pairs of name and value
     "What one record says, under the package's names. Raises `ValueError` without the file's name."
     what = f"${SPELLED.get(key, key)}"
     if key in TEXTS: return ((TEXTS[key], text),)
-    if key in NUMBERS: return ((NUMBERS[key][0], _leading_number(text, what, NUMBERS[key][1])),)
+    if key in NUMBERS: return ((NUMBERS[key][0], number),) if (number := _leading_number(text, what, NUMBERS[key][1])) or key != "TOTALCPS" else ()  # a rate of 0 is unknown
     if key in WHOLE: return ((WHOLE[key], int(m[0])),) if (m := re.search(r"\d{1,9}", text)) else ()
     if key == "MEAS_TIM": return tuple(zip(("live_s", "real_s"), (_leading_number(part, what, 0) for part in text.split())))
-    if key == "DATE_MEA": return (("date", iso),) if (iso := _iso_date(text)) else (("note", f"{what} is {text[:30]!r}, no date MM-DD-YYYY"),)
+    if key == "DATE_MEA": return (("date", iso),) if (iso := american_date(text)) else (("note", f"{what} is {text[:30]!r}, no date MM-DD-YYYY"),)
     return ()
 
 SPELLED = {"X_POSITION": "X_Position", "Y_POSITION": "Y_Position", "SLIT_DC": "Slit_DC", "SLIT_CC": "Slit_CC", "TOTALCPS": "TotalCPS"}
 
 def _header_info(records: dict[str, str], where: str) -> dict:
     "What a header says, under the package's names; `note` where something could not be read."
-    try: info = {name: value for key, text in records.items() for name, value in _header_value(key, text)}
+    try: return {name: value for key, text in records.items() for name, value in _header_value(key, text)}
     except ValueError as e: raise ValueError(f"{where}: {e}") from None
-    if info.get("cps") == 0: del info["cps"]  # 0 stands for unknown
-    return info
+
+# %% ../nbs/02_scanners.ipynb #47df2552
+PIECE = re.compile(rb"([A-Za-z_ ]{1,40}):[ \t]*\r?\n?[ \t]*([^\r\n$\0]*)\s*\n\s*")
+
+@functools.lru_cache(16384)
+def _piece(piece: bytes) -> tuple[str, tuple] | None: # key, pairs of name and value; None: not plain
+    "What a record says from its key to the next dollar sign."
+    m = PIECE.fullmatch(piece) if piece.isascii() else None
+    if not m or m[1].upper() == b"DATA": return None
+    key, text = m[1].decode().upper(), m[2].decode().strip()
+    try: return key, (_header_value(key, text) if text else ())
+    except ValueError: return None
+
+def _quick_header(head: bytes) -> dict | None: # as `_header_info`; None: not plain
+    "What a plain header says."
+    before, *pieces = head.split(b"$")
+    found = [_piece(piece) for piece in pieces]
+    if before.strip() or None in found or len({key for key, _ in found}) < len(found): return None
+    return {name: value for _, pairs in found for name, value in pairs}
 
 # %% ../nbs/02_scanners.ipynb #491e88a1
 MOST_CHANNELS = 65536
@@ -183,6 +192,38 @@ def _counts(body: bytes, where: str) -> np.ndarray: # (C,) int32; int64 where th
     if len(counts) != n: raise ValueError(f"{where}: has {len(counts)} counts; expected {n}, as $DATA: declares")
     return counts.astype(np.int32) if counts.max() < 2**31 else _careful_counts(rest.split(), where)
 
+# %% ../nbs/02_scanners.ipynb #d998378b
+def _values_of_digits(
+    byte: np.ndarray, # (N,) uint8, of a text
+) -> tuple[np.ndarray, np.ndarray]: # (N - 3,) from the fourth byte on: value of the digits up to there, four at most; are there four?
+    "All bytes of a text at once: every digit with the one before it, then pairs with pairs."
+    value = byte - np.uint8(ord("0"))
+    run = value < 10
+    value *= run
+    for step, kind in ((1, np.uint8), (2, np.uint16)):
+        more = np.multiply(value[:-step], run[step:]).astype(kind, copy=False)
+        more *= kind(10**step)
+        more += value[step:]
+        value, run = more, run[step:] & run[:-step]
+    return value, run
+
+# %% ../nbs/02_scanners.ipynb #7134c50f
+def _plain_counts(
+    texts: list[bytes], # of some files: what stands behind the bounds
+    counts: np.ndarray, # (len(texts), n) int32, to be filled
+) -> bool: # False: at least one of them is not plain, or has another number of counts
+    "The counts of some files at once."
+    byte = np.frombuffer(b" " * 8 + b" ".join(texts) + b" ", np.uint8)
+    digit = byte - np.uint8(ord("0")) < 10
+    if not (digit | (byte == ord(" ")) | (byte - np.uint8(ord("\t")) < 5)).all(): return False
+    value, four = _values_of_digits(byte)
+    last = np.flatnonzero(digit[7:-1] > digit[8:])
+    found = np.searchsorted(last, np.cumsum([len(text) + 1 for text in texts]) + 1)
+    if (np.diff(found, prepend=0) != counts.shape[1]).any() or (four[5:] & four[1:-4] & digit[:-8]).any(): return False
+    np.multiply((value[:-4] * four[4:]).take(last), 10_000, out=counts.reshape(-1), dtype=np.int32)
+    counts += value[4:].take(last).reshape(counts.shape)
+    return True
+
 # %% ../nbs/02_scanners.ipynb #cc437d90
 DATA = re.compile(rb"^[^\S\n]*\$DATA:", re.M | re.I)
 
@@ -197,21 +238,45 @@ def parse_avaatech(
     if not found: raise ValueError(f"{where}: no record $DATA: in {len(data)} bytes; expected one, with the counts behind it")
     return _counts(data[found.end():], where), _header_info(_records(data[:found.start()], where), where)
 
+# %% ../nbs/02_scanners.ipynb #dd7d8fba
+BOUNDS = re.compile(rb"\s*(\d{1,9})[ \t]+(\d{1,9})[ \t]*\r?\n")
+TOGETHER = 16
+
+def _plain_parts(data: bytes) -> tuple[dict, int, bytes] | None: # header, number of counts, their text; None: not plain
+    "A file cut into its parts."
+    at = data.find(b"$DATA:")
+    bounds = BOUNDS.match(data, at + 6) if at >= 0 else None
+    header = _quick_header(data[:at]) if bounds else None
+    return (header, int(bounds[2]) - int(bounds[1]) + 1, data[bounds.end():]) if header is not None and bounds[1] in (b"0", b"1") else None
+
+def _parse_batch(
+    files: list[tuple[str, bytes]], # name and content of each
+) -> tuple[list[tuple[np.ndarray, dict] | str], np.ndarray | None]: # counts and header of each, or why it cannot be read; all counts, if all are plain
+    "As `parse_avaatech`, for many files."
+    parts = [_plain_parts(data) for _, data in files]
+    n = max(usual, key=usual.get) if (usual := Counter(part[1] for part in parts if part)) else 0
+    plain = [i for i, part in enumerate(parts) if part and part[1] == n] if FEWEST_CHANNELS <= n <= MOST_CHANNELS else []
+    room, done = np.empty((len(plain), n), np.int32), {}
+    for k in range(0, len(plain), TOGETHER):
+        some, counts = plain[k : k + TOGETHER], room[k : k + TOGETHER]
+        if _plain_counts([parts[i][2] for i in some], counts): done.update((i, (row, parts[i][0])) for i, row in zip(some, counts))
+    return [done[i] if i in done else _parse_or_say(*file) for i, file in enumerate(files)], room if len(done) == len(files) else None
+
+def _parse_or_say(name: str, data: bytes) -> tuple[np.ndarray, dict] | str:
+    "One file, the careful way."
+    try: return parse_avaatech(data, name)
+    except ValueError as e: return str(e).removeprefix(f"{name}: ")
+
 # %% ../nbs/02_scanners.ipynb #70339ec8
 NEW_STYLE = ("sample", "core", "section", "core_depth_mm", "day", "clock", "live_s", "voltage_kv", "current_ua", "x_mm", "y_mm", "filter", "slit_dc_mm", "slit_cc_mm", "run", "replicate", "setting")
-
-def _plain_number(text: str) -> float:
-    "A number with a point or a comma; NaN if it is none."
-    try: return float(text.strip().replace(",", "."))
-    except ValueError: return np.nan
 
 def _new_style(stem: str) -> dict:
     "The seventeen fields of a new-style name."
     field = dict(zip(NEW_STYLE, (part.strip() for part in stem.split("!"))))
     info = dict(core=field["core"] if field["core"].strip("0") else field["sample"], section=field["section"], filter=field["filter"])
-    info |= {k: v for k in ("core_depth_mm", "live_s", "voltage_kv", "x_mm", "y_mm", "slit_dc_mm", "slit_cc_mm") if (v := _plain_number(field[k])) == v}
+    info |= {k: v for k in ("core_depth_mm", "live_s", "voltage_kv", "x_mm", "y_mm", "slit_dc_mm", "slit_cc_mm") if (v := to_number(field[k])) == v}
     info |= {k: int(m[0]) for k in ("run", "replicate") if (m := re.search(r"\d+", field[k]))}
-    info |= dict(current_ma=ua / 1000) if (ua := _plain_number(field["current_ua"])) == ua else {}
+    info |= dict(current_ma=ua / 1000) if (ua := to_number(field["current_ua"])) == ua else {}
     date = re.fullmatch(r"\d{4}-\d\d-\d\d \d\d-\d\d-\d\d", f"{field['day']} {field['clock']}")
     info = {k: v for k, v in info.items() if v != ""}
     return info | (dict(date=f"{field['day']}T{field['clock'].replace('-', ':')}") if date else {})
@@ -221,32 +286,34 @@ CORE_AND_SECTION = re.compile(r"(?P<core>.+)_(?P<section>\d{1,6}[A-Za-z]?|\d{0,6
 UNITS = {"s": ("live_s", 1.0), "kv": ("voltage_kv", 1.0), "ua": ("current_ma", 0.001)}
 TOKEN = re.compile(r"(?<!\S)(?:(DC|CC|X|Y)?\s?(-?\d+(?:[.,]\d+)?)\s?(mm|s|kV|uA)|(Run|Rep)\s?(\d+))\b", re.I)
 
-@functools.lru_cache(16384)
-def _tokens(rest: str) -> tuple: # pairs of name and value; the name of a bare length is ""
+@functools.lru_cache(16384)  # every section has a spectrum at 10.0 mm
+def _behind_section(rest: str) -> dict: # not to be changed: it is remembered
     "What stands behind core and section in an old-style name."
     found = []
     for prefix, number, unit, counter, count in TOKEN.findall(rest):
         if counter: found.append(("run" if counter.lower() == "run" else "replicate", int(count)))
-        elif unit.lower() == "mm": found.append((LENGTHS.get(prefix.upper(), ""), _plain_number(number)))
-        elif not prefix: found.append((UNITS[unit.lower()][0], _plain_number(number) * UNITS[unit.lower()][1]))
-    return tuple(found)
+        elif unit.lower() == "mm": found.append((LENGTHS.get(prefix.upper(), ""), to_number(number)))
+        elif not prefix: found.append((UNITS[unit.lower()][0], to_number(number) * UNITS[unit.lower()][1]))
+    info = {name: value for name, value in reversed(found) if name}
+    free = [name for name in ("x_mm", "y_mm") if name not in info]
+    return info | dict(zip(free, (value for name, value in found if not name)))
 
 LENGTHS = {"DC": "slit_dc_mm", "CC": "slit_cc_mm", "X": "x_mm", "Y": "y_mm"}
 
 def _old_style(stem: str) -> dict:
     "What an old-style name says."
     m = CORE_AND_SECTION.match(stem)
-    found = _tokens(stem[m.end():] if m else stem)
-    info = (m.groupdict() if m else {}) | {name: value for name, value in reversed(found) if name}
-    free = [name for name in ("x_mm", "y_mm") if name not in info]
-    return info | dict(zip(free, (value for name, value in found if not name)))
+    return m.groupdict() | _behind_section(stem[m.end():]) if m else dict(_behind_section(stem))
 
 # %% ../nbs/02_scanners.ipynb #b42c7ce0
+COPIED = re.compile(r"^(?:Copy of|Kopie von) |(?: \(\d{1,3}\)| - Copy(?: \(\d+\))?| - Kopie(?: \(\d+\))?)$", re.I)
+
 def parse_avaatech_name(
     name: str, # of a file, with or without `.spe`
 ) -> dict: # core, section, x_mm, y_mm, live_s, voltage_kv, current_ma, run, replicate, ...: what the name says
     "What the name of an Avaatech file tells, in either style."
-    stem = re.sub(r"\.spe$", "", name.strip(), flags=re.I)
+    name = name.strip()
+    stem = COPIED.sub("", name[:-4] if name[-4:].lower() == ".spe" else name)
     return _new_style(stem) if stem.count("!") == len(NEW_STYLE) - 1 else _old_style(stem)
 
 # %% ../nbs/02_scanners.ipynb #165ba4fa
@@ -258,6 +325,7 @@ def _differ(a, b) -> bool:
 
 def _merge_sources(header: dict, name: dict) -> dict:
     "Header and name as one, with a note on what they disagree about."
+    if name.items() <= header.items(): return header
     if "core" in name and not header.get("core", "0").strip("0"): header = {k: v for k, v in header.items() if k != "core"}
     same_core = "core" not in name or "core" not in header or not _differ(header["core"], name["core"])
     if not same_core: name = {k: v for k, v in name.items() if k != "section"}  # "scan_001" is no section of core C
@@ -301,10 +369,10 @@ def _with_depths(
     units = _units_of(table["core"].unique(), section_unit)
     pairs = table[["core", "section"]].drop_duplicates()
     tops = {(c, s): section_top(s, units.get(c)) for c, s in pairs.itertuples(index=False)}
-    keys = list(zip(table["core"], table["section"]))
-    table = table.assign(section_top_mm=[tops[k][0] for k in keys], rule=[tops[k][1] for k in keys])
-    trigger = table["section"].astype(str).str.upper().str.extract(r"(TC\d*)", expand=False)
-    table["core"] = table["core"].where(table["rule"] != "trigger core", table["core"] + " " + trigger)
+    found = [tops[key] for key in zip(table["core"], table["section"])]
+    table = table.assign(section_top_mm=[top for top, _ in found], rule=pd.Series([rule for _, rule in found], index=table.index, dtype=object))
+    trigger = table.loc[table["rule"] == "trigger core", "section"].astype(str).str.upper().str.extract(r"(TC\d*)", expand=False)
+    table.loc[trigger.index, "core"] = table.loc[trigger.index, "core"] + " " + trigger
     same = [table[c] if c in table else pd.Series("", index=table.index) for c in ("core", "section_top_mm", "voltage_kv")]
     start = table["x_mm"].groupby(same, dropna=False).transform("min") if zero == "first" else 0.0
     depth = table["section_top_mm"] + table["x_mm"] - start
@@ -373,7 +441,7 @@ class Report:
         most: int = 5, # kinds of remark to show for a step
     ) -> str: # some lines of text
         "The report in a few lines."
-        lines = [f"{self.where}: {SAID[step](part)}" if step == "files" else f"{step}: {SAID[step](part)}" for step, part in self.parts.items() if len(part)]
+        lines = [f"{self.where}: {SAID[step](part)}" if step == "files" else f"{step}: {SAID[step.removeprefix('earlier ')](part)}" for step, part in self.parts.items() if len(part)]
         remarks = [_remarks(part, most) for part in self.parts.values() if len(part)]
         return "\n".join(line for pair in zip(lines, remarks) for line in [pair[0], *pair[1]])
 
@@ -398,7 +466,7 @@ SAID = {
     "energy": lambda t: f"gain and offset fitted on lines for {t['fitted'].sum():,} of {t['spectra'].sum():,} spectra, gain {1000 * t['gain_low'].min():.2f} to {1000 * t['gain_high'].max():.2f} eV a channel",
     "quality": lambda t: ", ".join(f"{n:,} {flag}" for flag, n in zip(t["item"], t["spectra"]) if n) or "nothing to flag",
     "remarks": lambda t: f"{len(t)} on the whole",
-    "labels": lambda t: f"{len(t):,} samples of {t['source'].iloc[0]}, {_tally(t)}",
+    "labels": lambda t: "; ".join(f"{len(rows):,} samples of {source}, {_tally(rows)}" for source, rows in t.groupby("source", sort=False)),
     "targets": lambda t: ", ".join(f"{r['item']} of {r['spectra']:,} spectra" for _, r in t.iterrows() if r["status"] == "joined"),
 }
 
@@ -514,87 +582,79 @@ def _uncollected():
     try: yield
     finally: gc.enable() if was else None
 
-def _whole(path: str | Path, size: int) -> bytes: # size in bytes, as it was when the folder was listed
-    "All bytes of a file."
-    data = read_head(path, size + 1)
-    return data if len(data) == size else Path(path).read_bytes()  # it has changed, or the system gave it in pieces
+@dataclass
+class Batch:
+    "Some Avaatech files that were read."
+    counts: np.ndarray # (n, C)
+    said: dict[str, list] # each n: filename, channels, and what header and name say
+    measures: dict[str, np.ndarray] # each (n,): total, clipped, and the energies fitted
+    failures: list[tuple[str, str]] # name, why
 
 def _read_batch(
-    files: list[tuple[str, str, int]], # path, name and size of each
+    files: list[tuple[str, bytes]], # name and content of each
     axis: EnergyAxis | None, # the nominal axis to fit from; None: no fit
-) -> tuple[np.ndarray, pd.DataFrame, list[tuple[int, str]]]: # counts (n, C) int32, a row each (with `at`, the place in files), failures
+) -> Batch:
     "Read some Avaatech files."
-    counts, rows, failures = [], [], []
-    with _uncollected():
-        for at, (path, name, size) in enumerate(files):
-            try:
-                spectrum, header = parse_avaatech(_whole(path, size), name)
-                rows.append(_merge_sources(header, parse_avaatech_name(os.path.basename(name))) | dict(at=at, channels=len(spectrum)))
-                counts.append(spectrum)
-            except (ValueError, OSError) as e: failures.append((at, f"cannot be read ({e.strerror})" if isinstance(e, OSError) else str(e).removeprefix(f"{name}: ")))
-    table = _columns(rows) if rows else pd.DataFrame(columns=["at", "channels"])
+    counts, rows, failures, (parsed, stack) = [], [], [], _parse_batch(files)
+    for (name, _), found in zip(files, parsed):
+        if isinstance(found, str): failures.append((name, found)); continue
+        rows.append({**_merge_sources(found[1], parse_avaatech_name(os.path.basename(name))), "filename": name, "channels": len(found[0])})
+        counts.append(found[0])
     widest = max(map(len, counts), default=0)
-    stack = np.stack([c if len(c) == widest else np.pad(c, (0, widest - len(c))) for c in counts]) if rows else np.empty((0, 0), np.int32)
-    return stack, _measured(stack, table, axis), failures
-
-TEXT = ("core", "section", "date", "note", "filter")
-
-def _columns(rows: list[dict]) -> pd.DataFrame:
-    "Rows as a table; texts stay Python's own, which are quicker to go through."
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object if name in TEXT else None) for name in names})
+    if stack is None: stack = np.stack([c if len(c) == widest else np.pad(c, (0, widest - len(c))) for c in counts]) if rows else np.empty((0, 0), np.int32)
+    names = dict.fromkeys(name for keys in dict.fromkeys(map(tuple, rows)) for name in keys)
+    return Batch(stack, {name: [row.get(name) for row in rows] for name in names}, _measured(stack, np.array([len(c) for c in counts]), axis), failures)
 
 # %% ../nbs/02_scanners.ipynb #962bdf0d
-def _measured(counts: np.ndarray, table: pd.DataFrame, axis: EnergyAxis | None) -> pd.DataFrame:
-    "The table with total, clipped and the fitted gain and offset."
-    if not len(counts): return table
-    table = table.assign(**measure_counts(counts))
-    rows = np.flatnonzero(table["channels"] == axis.n_channels) if axis else []
-    if not len(rows): return table
-    fits = fit_axes(counts[rows, :axis.n_channels], axis).rename(columns=dict(trusted="energy_fitted", note="energy_note")).set_index(table.index[rows])
-    return table.join(fits[["gain_kev", "offset_kev", "energy_fitted", "energy_note"]])
+def _measured(
+    counts: np.ndarray, # (n, C), filled up with 0 where a spectrum has fewer
+    channels: np.ndarray, # (n,) how many it has
+    axis: EnergyAxis | None, # None: no fit
+) -> dict[str, np.ndarray]: # each (n,)
+    "Total, clipped and the fitted gain and offset."
+    if not len(counts): return {}
+    measures = measure_counts(counts)
+    if axis is None: return measures
+    fit, n = channels == axis.n_channels, len(counts)
+    energies = dict(gain_kev=np.full(n, axis.gain_kev), offset_kev=np.full(n, axis.offset_kev), energy_fitted=np.zeros(n, bool), energy_note=np.full(n, "another number of channels", dtype=object))
+    fits = fit_axes(counts if fit.all() else counts[fit, :axis.n_channels], axis) if fit.any() else {}
+    for name, column in zip(energies, ("gain_kev", "offset_kev", "trusted", "note")):
+        if len(fits): energies[name][fit] = fits[column]
+    return measures | energies
 
 # %% ../nbs/02_scanners.ipynb #5274d2db
-PARALLEL_FROM, MOST_THREADS = 2000, 4
+TEXT = ("core", "section", "date", "note", "filter", "filename")
 
-def _read_all(
-    files: list[File], # Avaatech files
-    axis: EnergyAxis | None, # to fit from
-    n_jobs: int | None = None, # threads; None: one for few files, else as many as cores, at most four
-    aside: Path | None = None, # a folder to keep counts in; None: memory
-) -> tuple[list[np.ndarray], pd.DataFrame, pd.DataFrame]: # counts batch by batch, table (with batch, row, name), failures (name, note)
-    "Read Avaatech files of any number."
-    from joblib import Parallel, delayed
-    from tqdm.auto import tqdm
-    n_jobs = n_jobs or (min(os.cpu_count() or 1, MOST_THREADS) if len(files) >= PARALLEL_FROM else 1)
-    batches = [files[i : i + BATCH] for i in range(0, len(files), BATCH)]
-    done = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(delayed(_read_batch)([(f.path, f.name, f.size) for f in batch], axis) for batch in batches)
-    counts, tables, failures = [], [], []
-    with tqdm(total=len(files), desc="reading", unit="file", delay=2) as bar:
-        for number, (stack, table, failed) in enumerate(done):
-            counts.append(stack if aside is None else _put_aside(stack, aside / f"{number}.npy"))
-            tables.append(table.assign(batch=number, row=np.arange(len(table)), filename=pd.Series([batches[number][at].name for at in table["at"]], index=table.index, dtype=object)))
-            failures += [(batches[number][at].name, note) for at, note in failed]
-            bar.update(len(batches[number]))
-    table = pd.concat([t for t in tables if len(t)], ignore_index=True) if any(map(len, tables)) else tables[0]
-    return counts, table, pd.DataFrame(failures, columns=["name", "note"])
+def _table_of(
+    batches: list[Batch],
+) -> pd.DataFrame: # a row a spectrum: filename, channels, batch, row, what header and name say, measures
+    "What is known of all spectra of some batches."
+    wide = [batch for batch in batches if len(batch.counts)]
+    if not wide: return pd.DataFrame(columns=["filename", "channels", "batch", "row"])
+    names, sizes = dict.fromkeys(name for batch in wide for name in batch.said), [len(batch.counts) for batch in batches]
+    cells = {name: [cell for batch in wide for cell in batch.said.get(name, [None] * len(batch.counts))] for name in names}
+    said = {name: pd.Series(column, dtype=object if name in TEXT else None) for name, column in cells.items()}
+    at = dict(batch=np.repeat(np.arange(len(batches)), sizes), row=np.concatenate([np.arange(n) for n in sizes]))
+    return pd.DataFrame(said | at | {name: np.concatenate([batch.measures[name] for batch in wide]) for name in wide[0].measures})
 
 # %% ../nbs/02_scanners.ipynb #40ec37fd
-def _put_aside(stack: np.ndarray, path: Path) -> np.ndarray:
-    "The same counts, in a file."
-    np.save(path, stack)
-    return np.load(path, mmap_mode="r")
+def _put_aside(batch: Batch, folder: Path, name: str) -> Batch:
+    "The same batch, its counts in a file."
+    np.save(folder / f"{name}.npy", batch.counts)
+    return replace(batch, counts=np.load(folder / f"{name}.npy", mmap_mode="r"))
 
 def _take(
-    counts: list[np.ndarray], # batches
+    batches: list[Batch],
     table: pd.DataFrame, # batch and row of each spectrum wanted, in order
-    free: bool = False, # give each batch back once it has been used
+    free: bool = False, # give each batch's counts back once they have been used
 ) -> np.ndarray: # (n, C)
     "Collect spectra from batches, never holding much more than the result."
-    taken = np.empty((len(table), int(table["channels"].iloc[0])), np.result_type(*{c.dtype for c in counts if len(c)}))
-    for batch, places in table.reset_index(drop=True).groupby("batch").indices.items():
-        taken[places] = counts[batch][table["row"].to_numpy()[places], :taken.shape[1]]
-        if free: counts[batch] = None
+    taken = np.empty((len(table), int(table["channels"].iloc[0])), np.result_type(*{batch.counts.dtype for batch in batches if len(batch.counts)}))
+    row = table["row"].to_numpy()
+    for number, places in table.reset_index(drop=True).groupby("batch").indices.items():
+        counts = batches[number].counts[:, :taken.shape[1]]
+        for run in np.split(places, np.flatnonzero((np.diff(places) != 1) | (np.diff(row[places]) != 1)) + 1): taken[run[0] : run[-1] + 1] = counts[row[run[0]] : row[run[-1]] + 1]
+        if free: batches[number].counts = None
     return taken
 
 # %% ../nbs/02_scanners.ipynb #2b87aaa6
@@ -614,6 +674,7 @@ def _add_note(table: pd.DataFrame, rows: pd.Series | np.ndarray, text: str | lis
 
 def _judged(
     table: pd.DataFrame, # of all files read
+    copies: dict[int, str], # row: the file that it is a copy of
     voltage_kv: float | None, # None: all
     section_unit: str | dict | None, zero: str, overlap: str, rescans: str, # as for `read_avaatech`
 ) -> pd.DataFrame: # placed in cores, with `status` and `note`
@@ -628,21 +689,41 @@ def _judged(
     other = ~wanted
     table.loc[other, "note"] = table.loc[other, "voltage_kv"].map(lambda kv: f"{kv:g} kV; {voltage_kv:g} kV asked for")
     table.loc[other, "status"] = "left out"
+    again = [row for row in copies if table.at[row, "status"] == "read"]
+    table.loc[again, "status"], table.loc[again, "note"] = "left out", [f"a copy of '{copies[row]}'" for row in again]
     _add_note(table, table["voltage_kv"].isna() & (voltage_kv is not None), "no voltage stated, kept")
     if "core_depth_mm" in table: _add_note(table, (table["core_depth_mm"] - table["depth_mm"]).abs() > 1, "the name states another depth in the core")
     return _without_superseded(_with_strays(table), overlap == "later", rescans == "replace")
+
+# %% ../nbs/02_scanners.ipynb #e4d48365
+SAME = ("core", "section", "x_mm", "y_mm", "run", "replicate", "voltage_kv", "date", "channels", "total")
+
+def _copies(table: pd.DataFrame, batches: list[Batch]) -> dict[int, str]: # row: the file that it is a copy of
+    "Spectra that are there twice."
+    same, copies = [c for c in SAME if c in table], {}
+    twice = table[table.duplicated(same, keep=False) & (table["total"] > 0)]
+    counts = lambda row: batches[twice.at[row, "batch"]].counts[twice.at[row, "row"]]
+    for _, group in twice.groupby(same, dropna=False, sort=False)["filename"]:
+        first, *others = sorted(group.index, key=lambda row: (len(group[row]), group[row]))
+        copies |= {row: group[first] for row in others if np.array_equal(counts(row), counts(first))}
+    return copies
 
 # %% ../nbs/02_scanners.ipynb #ba9cd989
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
     "All columns there, folders and scans named."
     missing = {c: np.nan for c in COLUMNS if c not in table}
-    table = table.assign(**missing, folder=table["filename"].map(os.path.dirname))
-    for column, unknown in (("core", "unnamed"), ("section", ""), ("date", "")): table[column] = table[column].astype(object).fillna(unknown).astype(str)
-    spelled = {}
-    table["core"] = table["core"].map(lambda core: spelled.setdefault(_core_key(core), core))  # GeoB-1 and GeoB_1 are one core
-    parts = [table["folder"] + "/" + table["core"] + "_" + table["section"], table["run"].map(lambda r: f" run {r:g}" if pd.notna(r) else ""), table["voltage_kv"].map(lambda v: f" {v:g} kV" if pd.notna(v) else "")]
-    if "energy_fitted" in table: table = table.assign(energy_fitted=table["energy_fitted"].eq(True), gain_kev=table["gain_kev"].fillna(EnergyAxis().gain_kev), offset_kev=table["offset_kev"].fillna(EnergyAxis().offset_kev), energy_note=table["energy_note"].astype(object).fillna("another number of channels"))
-    return table.assign(scan=(parts[0] + parts[1] + parts[2]).str.lstrip("/"))
+    spelled, text = {}, lambda cells: pd.Series(cells, index=table.index, dtype=object)
+    table = table.assign(**missing, folder=text([name.rpartition("/")[0] for name in table["filename"]]))
+    for column, unknown in (("core", "unnamed"), ("section", ""), ("date", "")): table[column] = text([unknown if pd.isna(cell) else str(cell) for cell in table[column]])
+    cores = {core: spelled.setdefault(_core_key(core), core) for core in table["core"].unique()}  # GeoB-1 and GeoB_1 are one core
+    table["core"] = text([cores[core] for core in table["core"]])
+    scans = list(zip(table["folder"], table["core"], table["section"], table["run"].fillna(-1), table["voltage_kv"].fillna(-1)))
+    names = {scan: _scan_name(*scan) for scan in dict.fromkeys(scans)}
+    return table.assign(scan=text([names[scan] for scan in scans]))
+
+def _scan_name(folder: str, core: str, section: str, run: float, voltage_kv: float) -> str: # below 0: not known
+    "What a scan is called in the report."
+    return f"{folder}/{core}_{section}".lstrip("/") + (f" run {run:g}" if run >= 0 else "") + (f" {voltage_kv:g} kV" if voltage_kv >= 0 else "")
 
 def _without_superseded(table: pd.DataFrame, overlaps: bool = True, rescans: bool = True) -> pd.DataFrame:
     "Those read that a later scan at the same voltage covers are left out."
@@ -698,7 +779,7 @@ def _in_order(table: pd.DataFrame) -> pd.DataFrame:
 def _info_of(rows: pd.DataFrame) -> pd.DataFrame:
     "The columns that a user gets, those that nothing is known of left out."
     info = rows[[*COLUMNS, *(c for c in ("slit_dc_mm", "slit_cc_mm", "filter", "gain_kev", "offset_kev", "energy_fitted") if c in rows)]].reset_index(drop=True)
-    info = info.drop(columns=[c for c in info if info[c].isna().all() and c not in ("core", "section", "depth_mm")])
+    info = info.drop(columns=[c for c in info if info[c].isna().all() and c not in ("core", "section", "depth_mm")]).astype(dict(core="str", section="str"))
     info["date"] = info["date"].where(info["date"] != "", None) if "date" in info else None
     return info.join(quality_flags(info, rows["total"].to_numpy(), rows["clipped"].to_numpy()))
 
@@ -718,43 +799,54 @@ def read_avaatech(
     return _read_tree(existing_path(path), options, only="Avaatech")
 
 # %% ../nbs/02_scanners.ipynb #6c177d03
-def _avaatech_table(
-    files: list[File], where: str, aside: Path | None, # a folder for the counts; None: memory
-    voltage_kv: float | None, section_unit: str | dict | None, zero: str, overlap: str, rescans: str, energy: str, n_jobs: int | None, # as for `read_avaatech`
-) -> tuple[list[np.ndarray], pd.DataFrame, pd.DataFrame, EnergyAxis, Report]: # counts in batches, rows that stay in order, their info, axis, report
-    "Everything about Avaatech files but the counts, which stay in their batches."
-    _check_avaatech(voltage_kv, overlap, rescans, zero, energy)
-    counts, table, failures = _read_all(files, None if energy == "nominal" else EnergyAxis(), n_jobs, aside)
-    if not len(table): raise ValueError(_all_failed(failures, where))
-    table = _judged(table, voltage_kv, section_unit, zero, overlap, rescans)
-    rows = _in_order(table)
-    if not len(rows): raise ValueError(f"{where}: none of its {len(table)} spectra stays: {table['note'].iloc[0]}; expected voltage_kv= one of {sorted(map(float, table['voltage_kv'].dropna().unique()))}, or None for all")
-    info = _info_of(rows)
-    return counts, rows, info, EnergyAxis(n_channels=int(rows["channels"].iloc[0])), _avaatech_report(table, rows, failures, info, where)
+class NothingRead(ValueError):
+    "Nothing that can be used, with what became of every file in `.rows`, as in the report."
+    def __init__(self, message: str, rows: pd.DataFrame):
+        super().__init__(message)
+        self.rows = rows
 
-def _avaatech_files(
-    files: list[File], where: str = "", # what was read, for messages
+def _avaatech_table(
+    batches: list[Batch], where: str, # what was read, for messages
     voltage_kv: float | None = 10.0, section_unit: str | dict | None = None, zero: str = "x", overlap: str = "later", rescans: str = "replace", energy: str = "fit", n_jobs: int | None = None, # as for `read_avaatech`
-) -> Spectra:
-    "Avaatech files as `Spectra`."
-    counts, rows, info, axis, report = _avaatech_table(files, where, None, voltage_kv, section_unit, zero, overlap, rescans, energy, n_jobs)
-    spectra = Spectra(_take(counts, rows, free=True), info, axis, dict(instrument="Avaatech")).replaced(report=report)
-    return spectra.aligned() if energy == "align" else spectra
+) -> tuple[pd.DataFrame, pd.DataFrame, EnergyAxis, Report]: # rows that stay in order, their info, axis, report
+    "Everything about Avaatech files but the counts, which stay in their batches."
+    table, failures = _table_of(batches), [failure for batch in batches for failure in batch.failures]
+    if not len(table): raise NothingRead(_nothing(failed := _failed_rows(failures), where), failed)
+    table = _judged(table, _copies(table, batches), voltage_kv, section_unit, zero, overlap, rescans)
+    rows = _in_order(table)
+    files = pd.concat([_file_rows(table), _failed_rows(failures)], ignore_index=True) if failures else _file_rows(table)
+    if not len(rows): raise NothingRead(f"{where}: none of its {len(table)} spectra stays: {table['note'].iloc[0]}; expected voltage_kv= one of {sorted(map(float, table['voltage_kv'].dropna().unique()))}, or None for all", files)
+    info = _info_of(rows)
+    return rows, info, EnergyAxis(n_channels=int(rows["channels"].iloc[0])), Report({"files": files} | _avaatech_steps(table, rows, info), where)
+
+def _avaatech_spectra(batches: list[Batch], where: str, **options) -> Spectra:
+    "Batches of Avaatech files as `Spectra`."
+    rows, info, axis, report = _avaatech_table(batches, where, **options)
+    spectra = Spectra(_take(batches, rows, free=True), info, axis, dict(instrument="Avaatech")).replaced(report=report)
+    return spectra.aligned() if options.get("energy") == "align" else spectra
 
 # %% ../nbs/02_scanners.ipynb #3177b523
-def _all_failed(failures: pd.DataFrame, where: str) -> str:
-    "What to say if no file could be read."
-    first = failures.iloc[0]
-    place = where if where.endswith(first["name"]) else f"{where}: {first['name']}"
-    return f"{place}: {first['note']}" + (f" (and {len(failures) - 1} more files)" if len(failures) > 1 else "")
+def _file_rows(table: pd.DataFrame) -> pd.DataFrame: # item, format, spectra, status, note
+    "What became of the files that were read."
+    return pd.DataFrame(dict(item=table["filename"], format="Avaatech", spectra=(table["status"] == "read").astype(int), status=table["status"], note=table["note"]))
 
-def _avaatech_report(table: pd.DataFrame, rows: pd.DataFrame, failures: pd.DataFrame, info: pd.DataFrame, where: str) -> Report:
-    "The report on an archive."
-    files = pd.DataFrame(dict(item=table["filename"], format="Avaatech", spectra=(table["status"] == "read").astype(int), status=table["status"], note=table["note"]))
-    failed = pd.DataFrame([_row(name, "failed", note, format="Avaatech") for name, note in failures.itertuples(index=False)], columns=files.columns)
-    parts = dict(files=pd.concat([files, failed], ignore_index=True) if len(failed) else files, depth=_depth_part(table))
-    if "energy_fitted" in rows: parts["energy"] = _energy_part(info, rows["energy_note"].reset_index(drop=True))
-    return Report(parts | dict(quality=_quality_part(info)), where)
+def _failed_rows(failures: list[tuple[str, str]]) -> pd.DataFrame: # item, format, spectra, status, note
+    "What became of those that were not."
+    return pd.DataFrame([_row(name, "failed", note, format="Avaatech") for name, note in failures], columns=["item", "format", "spectra", "status", "note"])
+
+def _avaatech_steps(table: pd.DataFrame, rows: pd.DataFrame, info: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    "The other parts of the report on an archive."
+    energy = dict(energy=_energy_part(info, rows["energy_note"].reset_index(drop=True))) if "energy_fitted" in rows else {}
+    return dict(depth=_depth_part(table)) | energy | dict(quality=_quality_part(info))
+
+def _nothing(rows: pd.DataFrame, where: str) -> str:
+    "What to say if there are no spectra."
+    rows = rows.to_dict("records")
+    failed = [r for r in rows if r["status"] == "failed"]
+    first = (failed or rows or [_row("", "", "the folder is empty")])[0]
+    alone = len(rows) == 1 and where.endswith(first["item"])
+    note = first["note"] if alone else f"{first['item']}: {first['note']}"
+    return f"{where}: " + (note if failed and "expected" in note else f"no spectra; {note.lstrip(': ')}; expected {', '.join(f.name for f in FORMATS)}") + (f" ({len(rows)} files looked at)" if len(rows) > 1 else "")
 
 # %% ../nbs/02_scanners.ipynb #3fd9cc7b
 ITRAX_TABLE = re.compile(r"channel\s*\t\s*content\s*$", re.I)
@@ -818,8 +910,9 @@ def _complain_of_row(rows: list[str], where: str) -> None:
 def _itrax_number(header: dict[str, tuple[str, str]], key: str, where: str) -> float: # NaN where the header does not say
     "One number of the header."
     value = header.get(key, ("", ""))[0]
-    try: return float(value.replace(",", ".") or "nan")
-    except ValueError: raise ValueError(f"{where}: header, key '{key}': found {value!r}; expected a number") from None
+    number = to_number(value)
+    if np.isnan(number) and value.strip().lower() not in ("", "nan"): raise ValueError(f"{where}: header, key '{key}': found {value!r}; expected a number")
+    return number
 
 # %% ../nbs/02_scanners.ipynb #19b19bc1
 def _itrax_position(header: dict[str, tuple[str, str]], where: str) -> float: # mm
@@ -829,24 +922,20 @@ def _itrax_position(header: dict[str, tuple[str, str]], where: str) -> float: # 
     if unit not in TO_MM: raise ValueError(f"{where}: header, key 'Position': found the unit {unit!r}; expected one of {list(TO_MM)}")
     return at * TO_MM[unit]
 
-# %% ../nbs/02_scanners.ipynb #f505094d
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-
-def _itrax_date(date: str, time: str) -> str | None: # None: not sure
-    "Date and time as ISO text."
-    day, clock = re.fullmatch(r"(\d{1,2})-([a-z]{3})-(?:20)?(\d\d)", date.lower()), re.fullmatch(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*([ap]m)?", time.lower())
-    if not day or day[2] not in MONTHS: return None
-    hour = (int(clock[1]) % 12 + 12 * (clock[4] == "pm") if clock[4] else int(clock[1])) if clock else 0
-    try: return datetime.datetime(2000 + int(day[3]), MONTHS.index(day[2]) + 1, int(day[1]), hour, int(clock[2]) if clock else 0, int(clock[3] or 0) if clock else 0).isoformat()
-    except ValueError: return None
-
 # %% ../nbs/02_scanners.ipynb #b3d05c04
+ANODES = dict(molybdenum="Mo", chromium="Cr", rhodium="Rh", copper="Cu", silver="Ag", tungsten="W", palladium="Pd", cobalt="Co", iron="Fe")
+
+def _anode(text: str) -> str | None: # None: not stated
+    "The symbol of a tube's anode, which may be written out (`Molybdenum`, `Mo tube`); what is not known stays as it is."
+    word = re.split(r"[\s,(/-]", text.strip())[0]
+    return ANODES.get(word.lower(), word.capitalize() if word.capitalize() in ANODES.values() else text) or None
+
 def _itrax_info(header: dict[str, tuple[str, str]], where: str) -> dict:
     "The header under the names of the package."
     number, text = lambda key: _itrax_number(header, key, where), lambda key: header.get(key, ("", ""))[0]
     at, live, real = _itrax_position(header, where), number("livetime"), number("runtime")
     return dict(core=text("sample name") or None, section=text("section name") or None, depth_mm=at, x_mm=at, voltage_kv=number("tube voltage"), current_ma=number("tube current"), live_s=live, real_s=real,
-                dead_time=1 - live / real if real > 0 else np.nan, cps=number("input_count_rate"), date=_itrax_date(text("date"), text("time")), anode=text("tube anode") or None, surface_cm=number("sample surface"))
+                dead_time=1 - live / real if real > 0 else np.nan, cps=number("input_count_rate"), date=english_date(text("date"), text("time")), anode=_anode(text("tube anode")), surface_cm=number("sample surface"))
 
 # %% ../nbs/02_scanners.ipynb #5343ffaa
 def _itrax_parse(
@@ -869,8 +958,9 @@ def _is_itrax(head: bytes) -> bool:
 def _setting(text: str, key: str, where: str) -> float:
     "One number of the settings, whatever the number of its detector."
     found = sorted(set(re.findall(rf"^\s*{key}(?:\s+\d+)?\s*=\s*(\S+)", text, re.M | re.I)))
-    try: return float(*(f.replace(",", ".") for f in found)) if found else float("")
-    except (ValueError, TypeError): raise ValueError(f"{where}: found {found or 'nothing'} for '{key}'; expected one line such as '{key} 2 = 0.01', or the option axis=") from None
+    number = to_number(found[0]) if len(found) == 1 else np.nan
+    if np.isnan(number): raise ValueError(f"{where}: found {found or 'nothing'} for '{key}'; expected one line such as '{key} 2 = 0.01', or the option axis=")
+    return number
 
 # %% ../nbs/02_scanners.ipynb #d751f0b4
 def _settings_axis(path: Path, n_channels: int) -> EnergyAxis:
@@ -981,9 +1071,24 @@ def _of_one_width(parts: list, rows: list[dict], root: Path) -> tuple[list, list
     failed = lambda row: row | dict(status="failed", spectra=0, note=f"has {odd[row['item']]} channels; expected {usual}, as most files have")
     return [part for part, width in zip(parts, widths) if width == usual], [failed(row) if row["item"] in odd else row for row in rows]
 
-def _itrax_folder(paths: list[Path], root: Path, top: Path, settings=None, axis: EnergyAxis | None = None, results=None, core: str | None = None, strict: bool = True) -> tuple[Spectra | None, list[dict], list[str]]:
+def _left_out(parts: list, rows: list[dict], root: Path, why: dict[Path, str]) -> tuple[list, list[dict]]:
+    "The spectra without some, whose rows say why."
+    notes = {path.relative_to(root).as_posix(): note for path, note in why.items()}
+    return [part for part in parts if part[0] not in why], [row | dict(status="left out", spectra=0, note=notes[row["item"]]) if row["item"] in notes else row for row in rows]
+
+def _itrax_unwanted(parts: list, root: Path, voltage_kv: float | None) -> dict[Path, str]: # path: why
+    "Spectra of another voltage than was asked for, and copies of files."
+    why, seen = {}, {}
+    for path, (counts, info) in sorted(parts, key=lambda part: (len(part[0].name), part[0].name)):
+        first = seen.setdefault((COPIED.sub("", path.stem), counts.tobytes(), repr(info)), path)
+        if voltage_kv is not None and abs(info["voltage_kv"] - voltage_kv) > 0.5: why[path] = f"{info['voltage_kv']:g} kV; {voltage_kv:g} kV asked for"
+        elif first != path and counts.any(): why[path] = f"a copy of '{first.relative_to(root).as_posix()}'"
+    return why
+
+def _itrax_folder(paths: list[Path], root: Path, top: Path, settings=None, axis: EnergyAxis | None = None, results=None, core: str | None = None, voltage_kv: float | None = None, strict: bool = True) -> tuple[Spectra | None, list[dict], list[str]]:
     "The Itrax files of one folder: spectra, rows of the report, remarks."
     parts, rows = _each(paths, root, lambda path: _itrax_parse(path.read_bytes(), str(path)), "Itrax", strict)
+    parts, rows = _left_out(parts, rows, root, _itrax_unwanted(parts, root, voltage_kv))
     if not parts: return None, rows, []
     if not strict: parts, rows = _of_one_width(parts, rows, root)
     n = len(parts[0][1][0])
@@ -1026,26 +1131,29 @@ def _itrax_files(
     paths: list[Path], # Itrax spectra
     root: Path, # file names are relative to it
     top: Path | None = None, # look for settings and results no higher than this folder; None: root
-    **options, # settings, axis, results, core, strict
+    where: str = "", # what was read, for messages; "": root
+    **options, # settings, axis, results, core, voltage_kv, strict
 ) -> Spectra:
     "All Itrax spectra of a tree together."
-    top = Path(top or root).absolute()
+    top, where = Path(top or root).absolute(), where or str(root)
     groups = [list(group) for _, group in itertools.groupby(sorted((Path(p).absolute() for p in paths), key=lambda p: (p.parent, p.name)), key=lambda p: p.parent)]
     found = [_itrax_folder(group, Path(root).absolute(), top, **options) for group in groups]
     rows, notes = [row for _, part, _ in found for row in part], list(dict.fromkeys(note for *_, part in found for note in part))
     parts = [part for part, *_ in found if part is not None]
-    if not parts: raise ValueError(f"{root}: none of its {len(rows)} Itrax files can be read; {rows[0]['note']}")
-    spectra = flag_quality(Spectra.concat(_one_axis(parts, str(root))).replaced(meta=dict(instrument="Itrax")))
-    report = _file_report(rows, notes + _section_remarks(spectra.info), str(root))
+    if not parts: raise NothingRead(f"{where}: none of its {len(rows)} Itrax files can be read; {next((row for row in rows if row['status'] == 'failed'), rows[0])['note']}", pd.DataFrame(rows))
+    spectra = flag_quality(Spectra.concat(_one_axis(parts, where)).replaced(meta=dict(instrument="Itrax")))
+    report = _file_report(rows, notes + _section_remarks(spectra.info), where)
     return spectra.replaced(report=Report(report.parts | {"quality": _quality_part(spectra.info)}, report.where))
 
 def _itrax_many(
     files: list[File], where: str = "", # as `read` has found them
-    settings=None, axis: EnergyAxis | None = None, results=None, core: str | None = None, # as for `read_itrax`
+    settings=None, axis: EnergyAxis | None = None, results=None, core: str | None = None, voltage_kv: float | None = None, # as for `read_itrax`
 ) -> Spectra:
     "Itrax files among others in a tree: damaged ones are listed."
     root = Path(files[0].path).parents[files[0].name.count("/")]
-    return _itrax_files([Path(f.path) for f in files], root, settings=settings, axis=axis, results=results, core=core, strict=False)
+    try: return _itrax_files([Path(f.path) for f in files], root, None, where, settings=settings, axis=axis, results=results, core=core, voltage_kv=voltage_kv, strict=False)
+    except NothingRead: raise
+    except ValueError as e: raise ValueError(str(e).replace(str(root.absolute()), where)) from None  # an archive was unpacked somewhere
 
 # %% ../nbs/02_scanners.ipynb #c397f9f5
 def read_itrax(
@@ -1054,11 +1162,13 @@ def read_itrax(
     axis: EnergyAxis | None = None, # the energy scale, if you know better than any file
     results: str | Path | bool | None = None, # Results.txt with the validity; None: looked for as the settings are; False: none
     core: str | None = None, # name of the core; None: the sample name in the header
+    voltage_kv: float | None = None, # spectra of this voltage (within 0.5 kV), and those that state none; None: all
     strict: bool = True, # False: list damaged files in the report and go on
 ) -> Spectra: # (B, C); `.report` lists the files
     "Read Itrax spectra. Raises `ValueError` that names the file, the place, what was found and what was expected."
     path = existing_path(path)
-    options = dict(settings=settings, axis=axis, results=results, core=core, strict=strict)
+    _check_avaatech(voltage_kv)
+    options = dict(settings=settings, axis=axis, results=results, core=core, voltage_kv=voltage_kv, strict=strict)
     if path.is_file(): return _itrax_files([path], path.parent, path.absolute().parent.parent, **options)
     paths = [p for p in path.rglob("*") if p.is_file() and _is_itrax(read_head(p))]
     if not paths: raise ValueError(f"{path}: found no Itrax spectrum; expected files with a header and a table 'channel<TAB>content'")
@@ -1260,14 +1370,13 @@ def _is_avaatech(head: bytes) -> bool:
     text = head[:2000].decode("utf-16", errors="ignore").encode() if head[:2] in (b"\xff\xfe", b"\xfe\xff") else head.removeprefix(b"\xef\xbb\xbf")
     return AVAATECH_START.match(text) is not None
 
-# %% ../nbs/02_scanners.ipynb #720ff54c
 def _is_text_table(head: bytes) -> bool:
     "True for a text table with columns of counts."
     return bool(channel_columns(first_cells(head)))
 
 # %% ../nbs/02_scanners.ipynb #0687ab1c
 register("Parquet", _is_parquet, Spectra.from_parquet)
-register("Avaatech", _is_avaatech, read_avaatech, _avaatech_files)
+register("Avaatech", _is_avaatech, read_avaatech)  # many of them are read as they are recognised
 register("workbook", _starts_as_workbook, read_table)
 register("table", _is_text_table, read_table)
 register("Itrax", _is_itrax, read_itrax, _itrax_many)
@@ -1303,16 +1412,30 @@ def _read_one(kind: Format, path: Path, options: dict) -> Spectra:
     return kind.read(path, **{name: value for name, value in options.items() if name in _options_of(kind)})
 
 # %% ../nbs/02_scanners.ipynb #c1d302b3
-def _sorted_out(files: list[File], only: str | None = None) -> tuple[dict[str, list[File]], list[dict]]: # files of each format; rows for the rest
-    "Recognise all files of a tree."
-    kinds, rows = {}, []
+@dataclass
+class Found:
+    "What a look through a tree has found."
+    kinds: dict[str, list[File]] = field(default_factory=dict) # files of each format
+    rows: list[dict] = field(default_factory=list) # of the report, for the rest
+    batches: list[Batch] = field(default_factory=list) # Avaatech files, already read
+
+    def add(self, more: Found) -> None:
+        for name, files in more.kinds.items(): self.kinds.setdefault(name, []).extend(files)
+        self.rows += more.rows
+        self.batches += more.batches
+
+def _look_at(files: list[File], only: str | None, axis: EnergyAxis | None) -> Found:
+    "Recognise some files, and read those of an Avaatech scanner."
+    found, avaatech = Found(), []
     for file in files:
-        try: head = read_head(file.path)
-        except OSError as e: rows.append(_row(file.name, "failed", f"cannot be read ({e.strerror})")); continue
-        kind = _known(head)
-        if kind and only in (None, kind.name): kinds.setdefault(kind.name, []).append(file)
-        else: rows.append(_row(file.name, "left out", f"{kind.name}, not {only}" if kind else _guess(head, file)))
-    return kinds, rows
+        try:
+            head = read_head(file.path, min(HEAD, file.size + 1))
+            kind = _known(head)
+            if kind and kind.read is read_avaatech and only in (None, kind.name): avaatech.append((file.name, head if len(head) == file.size else Path(file.path).read_bytes()))
+        except OSError as e: found.rows.append(_row(file.name, "failed", f"cannot be read ({e.strerror})")); continue
+        if kind and only in (None, kind.name): found.kinds.setdefault(kind.name, []).append(file)
+        else: found.rows.append(_row(file.name, "left out", f"{kind.name}, not {only}" if kind else _guess(head, file)))
+    return replace(found, batches=[_read_batch(avaatech, axis)] if avaatech else [])
 
 def _guess(head: bytes, file: File) -> str:
     "What a file that is not spectra seems to be."
@@ -1321,6 +1444,27 @@ def _guess(head: bytes, file: File) -> str:
     if is_itrax_results(head) or is_baxil(head): return "line areas, no spectra: see read_areas"
     if head[:4] == b"PK\x03\x04": return "an archive within"
     return "a table without counts: for join_labels, if it holds laboratory values" if looks_like_table(head) else "not recognised"
+
+# %% ../nbs/02_scanners.ipynb #de04a992
+PARALLEL_FROM, MOST_THREADS = 2000, 4
+
+def _look_through(
+    files: list[File], only: str | None = None, # the one format that is wanted
+    energy: str = "fit", n_jobs: int | None = None, # as for `read_avaatech`
+    aside: Path | None = None, # a folder to keep counts in; None: memory
+) -> Found:
+    "Recognise all files of a tree, and read those of an Avaatech scanner."
+    from joblib import Parallel, delayed
+    from threadpoolctl import threadpool_limits
+    from tqdm.auto import tqdm
+    n_jobs = n_jobs or (min(os.cpu_count() or 1, MOST_THREADS) if len(files) >= PARALLEL_FROM else 1)
+    batches, found, axis = [files[i : i + BATCH] for i in range(0, len(files), BATCH)], Found(), None if energy == "nominal" else EnergyAxis()
+    with _uncollected(), threadpool_limits(1), tqdm(total=len(files), desc="reading", unit="file", delay=2) as bar:
+        for part in Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(delayed(_look_at)(some, only, axis) for some in batches):
+            if aside: part.batches = [_put_aside(batch, aside, str(len(found.batches))) for batch in part.batches]
+            found.add(part)
+            bar.update(BATCH)
+    return found
 
 # %% ../nbs/02_scanners.ipynb #af992bf3
 def _one_by_one(kind: Format, files: list[File], options: dict) -> tuple[list[Spectra], list[dict]]:
@@ -1334,15 +1478,17 @@ def _one_by_one(kind: Format, files: list[File], options: dict) -> tuple[list[Sp
         rows.append(_row(file.name, "read", "", len(part), kind.name))
     return parts, rows
 
-def _read_kind(kind: Format, files: list[File], options: dict, where: str) -> tuple[list[Spectra], pd.DataFrame, dict]: # parts, rows on files, other parts of the report
+def _read_kind(kind: Format, found: Found, options: dict, where: str) -> tuple[list[Spectra], pd.DataFrame, dict, str]: # parts, rows on files, other parts of the report, what went wrong
     "Read all files of one format."
-    if not kind.many:
+    files, options = found.kinds[kind.name], {name: value for name, value in options.items() if name in _options_of(kind)}
+    if not kind.many and kind.read is not read_avaatech:
         parts, rows = _one_by_one(kind, files, options)
-        return parts, pd.DataFrame(rows), {}
-    try: part = kind.many(files, where=where, **{name: value for name, value in options.items() if name in _options_of(kind)})
-    except ValueError as e: return [], pd.DataFrame([_row(f.name, "failed", str(e).removeprefix(f"{where}: "), format=kind.name) for f in files]), {}
+        return parts, pd.DataFrame(rows), {}, ""
+    try: part = kind.many(files, where=where, **options) if kind.many else _avaatech_spectra(found.batches, where, **options)
+    except NothingRead as e: return [], e.rows, {}, str(e)
+    except ValueError as e: return [], pd.DataFrame([_row(f.name, "failed", str(e).removeprefix(f"{where}: "), format=kind.name) for f in files]), {}, ""
     report = part.report or Report({})
-    return [part], report.parts.get("files", pd.DataFrame()), {step: t for step, t in report.parts.items() if step != "files"}
+    return [part], report.parts.get("files", pd.DataFrame()), {step: t for step, t in report.parts.items() if step != "files"}, ""
 
 # %% ../nbs/02_scanners.ipynb #0ef63136
 def _joined(parts: list[Spectra], onto: EnergyAxis | None, where: str) -> Spectra:
@@ -1356,44 +1502,39 @@ def _joined(parts: list[Spectra], onto: EnergyAxis | None, where: str) -> Spectr
     return joined.replaced(info=joined.info.assign(**names))
 
 # %% ../nbs/02_scanners.ipynb #a25d3863
+@contextmanager
+def _tree(path: Path, own: Path | None = None) -> Iterator[tuple[list[File], list[dict]]]: # files, rows for what is none
+    "The files of a folder (without what this package writes at `own`) or of an archive, or the file itself."
+    if path.is_dir(): yield _not_ours(path, own) if own else _walk(path)
+    elif _is_zip(path):
+        with tempfile.TemporaryDirectory() as unpacked:
+            refused = _unpack(path, Path(unpacked))
+            files, odd = _walk(Path(unpacked))
+            yield files, refused + odd
+    elif not path.is_file(): raise ValueError(f"{path}: neither a file nor a folder; expected one")
+    else: yield [File(str(path), _shown(path.name), path.stat().st_size, path.stat().st_mtime_ns)], []
+
 def _read_tree(path: Path, options: dict, only: str | None = None, onto: EnergyAxis | None = None) -> Spectra:
     "Read a folder, an archive, or a file as a folder of one."
-    if not _is_zip(path): return _read_files(*_listed(path), _shown(str(path)), options, only, onto)
-    with tempfile.TemporaryDirectory() as unpacked:
-        refused = _unpack(path, Path(unpacked))
-        files, odd = _walk(Path(unpacked))
-        return _read_files(files, refused + odd, _shown(str(path)), options, only, onto)
-
-def _listed(path: Path) -> tuple[list[File], list[dict]]:
-    "The files of a folder, or the file itself."
-    if path.is_dir(): return _walk(path)
-    if not path.is_file(): raise ValueError(f"{path}: neither a file nor a folder; expected one")
-    state = path.stat()
-    return [File(str(path), _shown(path.name), state.st_size, state.st_mtime_ns)], []
+    with _tree(path) as (files, odd): return _read_files(files, odd, _shown(str(path)), options, only, onto)
 
 # %% ../nbs/02_scanners.ipynb #8d8d73cd
 def _read_files(files: list[File], odd: list[dict], where: str, options: dict, only: str | None, onto: EnergyAxis | None) -> Spectra:
     "Read files of any formats into one `Spectra` with a report."
-    kinds, rows = _sorted_out(files, only)
-    present = [f for f in FORMATS if f.name in kinds]
-    if present: _check_options(present, options, where)
     _check_avaatech(**{name: value for name, value in options.items() if name in ("voltage_kv", "overlap", "rescans", "zero", "energy")})
-    done = [_read_kind(kind, kinds[kind.name], options, where) for kind in present]
-    parts, rows = [p for some, _, _ in done for p in some], pd.concat([pd.DataFrame(odd + rows, columns=list(_row("", ""))), *(more for _, more, _ in done)], ignore_index=True)
-    if not parts: raise ValueError(_nothing(rows, where))
+    return _together(_look_through(files, only, options.get("energy", "fit"), options.get("n_jobs")), odd, where, options, onto)
+
+def _together(found: Found, odd: list[dict], where: str, options: dict, onto: EnergyAxis | None) -> Spectra:
+    "What was found, read into one `Spectra` with a report."
+    present = [f for f in FORMATS if f.name in found.kinds]
+    if present: _check_options(present, options, where)
+    done = [_read_kind(kind, found, options, where) for kind in present]
+    parts, rows = [p for some, *_ in done for p in some], pd.concat([pd.DataFrame(odd + found.rows, columns=list(_row("", ""))), *(more for _, more, *_ in done)], ignore_index=True)
+    if not parts: raise ValueError(next((why for *_, why in done if why), None) or _nothing(rows, where))
     spectra = _joined(parts, onto, where)
-    steps = {step: pd.concat([rest[step] for _, _, rest in done if step in rest], ignore_index=True) for step in dict.fromkeys(step for _, _, rest in done for step in rest)}
+    steps = {step: pd.concat([rest[step] for _, _, rest, _ in done if step in rest], ignore_index=True) for step in dict.fromkeys(step for _, _, rest, _ in done for step in rest)}
     spectra.report = Report(dict(files=rows) | steps, where)
     return spectra
-
-def _nothing(rows: pd.DataFrame, where: str) -> str:
-    "What to say if there are no spectra."
-    rows = rows.to_dict("records")
-    failed = [r for r in rows if r["status"] == "failed"]
-    first = (failed or rows or [_row("", "", "the folder is empty")])[0]
-    alone = len(rows) == 1 and where.endswith(first["item"])
-    note = first["note"] if alone else f"{first['item']}: {first['note']}"
-    return f"{where}: " + (note if failed and "expected" in note else f"no spectra; {note.lstrip(': ')}; expected {', '.join(f.name for f in FORMATS)}") + (f" ({len(rows)} files looked at)" if len(rows) > 1 else "")
 
 # %% ../nbs/02_scanners.ipynb #2a4d89d1
 def read(
@@ -1474,7 +1615,7 @@ def _kept(path: Path, fingerprint: str, where: str) -> Spectra | None:
 def _read_cached(path: Path, onto: EnergyAxis | None, cache: bool | str | Path | None, options: dict) -> Spectra:
     "Read a folder or archive, or take from the cache what is unchanged."
     place = cache_folder() if cache in (None, True, False) else Path(cache)
-    files, odd = _not_ours(path, place) if path.is_dir() else _listed(path)
+    files, odd = _not_ours(path, place) if path.is_dir() else ([File(str(path), path.name, path.stat().st_size, path.stat().st_mtime_ns)], [])
     if cache is False or (cache is None and len(files) < CACHE_FROM and sum(f.size for f in files) < 64 << 20): return _fresh(path, files, odd, onto, options)
     asked = repr((str(path.resolve()), onto, sorted(options.items())))
     fingerprint = _fingerprint(files, asked + repr([_state_of(value) for value in options.values()]))
@@ -1495,68 +1636,33 @@ def ingest(
 ) -> Report: # what became of every file
     "Read an archive of any size into a Parquet file, in little memory. Raises `ValueError` as `read` does, and then writes nothing."
     path, out = existing_path(path), Path(out)
-    files = _not_ours(path, out) if path.is_dir() else ([], [])
-    kinds, rows = _sorted_out(files[0])
-    if set(kinds) != {"Avaatech"} or options.get("energy") == "align" or options.get("onto") is not None:
-        spectra = read(path, **{"cache": False, **options})
-        spectra.to_parquet(out)
-        return spectra.report or Report({"files": pd.DataFrame([_row(path.name, "read", "", len(spectra))])}, str(path))
-    options = {k: v for k, v in options.items() if k not in ("cache", "onto")}
-    _check_options([f for f in FORMATS if f.name == "Avaatech"], options, str(path))
-    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".ingest") as aside:
-        parts, report = _avaatech_parts(kinds["Avaatech"], str(path), Path(aside), **options)
+    options, onto = {name: value for name, value in options.items() if name not in ("cache", "onto")}, options.get("onto")
+    if _whole_folder(path) or (path.is_file() and not _is_zip(path)): return _written(read(path, onto, **options), out, path)
+    _check_avaatech(**{name: value for name, value in options.items() if name in ("voltage_kv", "overlap", "rescans", "zero", "energy")})
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with _tree(path, out) as (files, odd), tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".ingest") as aside:
+        found = _look_through(files, None, options.get("energy", "fit"), options.get("n_jobs"), Path(aside))
+        if set(found.kinds) != {"Avaatech"} or not found.batches: return _written(_together(found, odd, str(path), options, onto), out, path)
+        _check_options([f for f in FORMATS if f.name == "Avaatech"], options, str(path))
+        parts, report = _avaatech_parts(found.batches, str(path), onto, **options)
         write_parquet(out, parts)
-    return Report(report.parts | {"files": pd.concat([pd.DataFrame(files[1] + rows, columns=report["files"].columns), report["files"]], ignore_index=True)}, str(path))
+    return Report(report.parts | {"files": pd.concat([pd.DataFrame(odd + found.rows, columns=report["files"].columns), report["files"]], ignore_index=True)}, str(path))
+
+def _written(spectra: Spectra, out: Path, path: Path) -> Report:
+    "The report on spectra, which are written."
+    spectra.to_parquet(out)
+    return spectra.report or Report({"files": pd.DataFrame([_row(path.name, "read", "", len(spectra))])}, str(path))
 
 # %% ../nbs/02_scanners.ipynb #2d1a46c8
-SLICE = 4096
+SLICE = 1024
 
-def _avaatech_parts(
-    files: list[File], where: str, aside: Path, # a folder for the counts
-    voltage_kv: float | None = 10.0, section_unit: str | dict | None = None, zero: str = "x", overlap: str = "later", rescans: str = "replace", energy: str = "fit", n_jobs: int | None = None, # as for `read_avaatech`
-) -> tuple[Iterator[Spectra], Report]:
-    "Avaatech files as slices of ordered spectra, and the report on them."
-    counts, rows, info, axis, report = _avaatech_table(files, where, aside, voltage_kv, section_unit, zero, overlap, rescans, energy, n_jobs)
+def _avaatech_parts(batches: list[Batch], where: str, onto: EnergyAxis | None, **options) -> tuple[Iterator[Spectra], Report]:
+    "Batches of Avaatech files as slices of ordered spectra, and the report on them."
+    rows, info, axis, report = _avaatech_table(batches, where, **options)
     slices = (slice(i, i + SLICE) for i in range(0, len(rows), SLICE))
-    return (Spectra(_take(counts, rows[at]), info[at].reset_index(drop=True), axis, dict(instrument="Avaatech")) for at in slices), report
-
-# %% ../nbs/02_scanners.ipynb #b56bc3c8
-def read_labels(
-    table: str | Path | pd.DataFrame, # a text table or workbook, or one already read
-    targets: list[str] | None = None, # columns wanted; None: all whose names are known (CaCO3, TOC, ...)
-    depth_unit: str | None = None, # "mm", "cm" or "m", where the header of the depth does not say
-    **options, # sheet, separator, decimal
-) -> pd.DataFrame: # standard names: core, depth_mm, targets in wt%; `.attrs`: targets, odd
-    "Read laboratory values. Raises `ValueError` for an unreadable table, no targets, or values beyond -10 to 110 wt%."
-    where = "the laboratory table" if isinstance(table, pd.DataFrame) else str(table)
-    raw = table.reset_index(drop=all(name is None for name in table.index.names)) if isinstance(table, pd.DataFrame) else load_table(existing_path(table), **options)
-    twice = raw.columns[raw.columns.duplicated()].tolist()
-    if twice or not len(raw): raise ValueError(f"{where}: " + (f"has columns of the same name: {twice}; expected unique names" if twice else "has no rows; expected one for each sample"))
-    decimal = raw.attrs.get("decimal", ".")
-    labels, factors = standard_columns(raw, where, depth_unit)
-    targets = _label_targets(labels, [targets] if isinstance(targets, str) else targets, where)
-    odd = {}
-    for name in dict.fromkeys([*(c for c in ["depth_mm"] if c in labels), *targets]):
-        numbers = to_numbers(labels[name], decimal)
-        odd |= {(int(row), name): str(labels[name].iloc[row]) for row in np.flatnonzero(numbers.isna() & ~is_missing(labels[name]) | np.isinf(numbers))}
-        labels[name] = numbers.where(np.isfinite(numbers)) * factors.get(name, 1.0)
-        if name != "depth_mm": _check_possible(labels[name], name, where)
-    labels.attrs = dict(targets=targets, odd=odd, where=where)
-    return labels
-
-# %% ../nbs/02_scanners.ipynb #2fc56def
-def _label_targets(labels: pd.DataFrame, targets: list[str] | None, where: str) -> list[str]:
-    "The target columns, all of which must be there."
-    found = [c for c in labels.columns if c in TARGET_WORDS.values()] if targets is None else list(targets)
-    absent = [t for t in found if t not in labels]
-    if absent or not found: raise ValueError(f"{where}: no column for {absent or 'any target'}; found {list(labels.columns)}, expected {absent or 'names such as CaCO3 (wt. %), TOC(%)'}, or the option targets=")
-    return found
-
-# %% ../nbs/02_scanners.ipynb #c30b81da
-def _check_possible(values: pd.Series, name: str, where: str) -> None:
-    "Complain of weight percents that cannot be."
-    bad = np.flatnonzero((values < -10) | (values > 110)) if name in TARGET_WORDS.values() else []
-    if len(bad): raise ValueError(f"{where}: row {bad[0]}, column {name}: found {values.iloc[bad[0]]:g} ({len(bad)} such); expected -10 to 110 wt%, and an empty cell where it was not measured")
+    parts = (Spectra(_take(batches, rows[at]), info[at].reset_index(drop=True), axis, dict(instrument="Avaatech")) for at in slices)
+    if options.get("energy") == "align": parts = (part.aligned() for part in parts)
+    return (part.rebin(onto, outside="drop") for part in parts) if onto is not None else parts, report
 
 # %% ../nbs/02_scanners.ipynb #33d0ba69
 def _nearest_spectrum(
@@ -1663,16 +1769,6 @@ def _values(
     nearest = long.groupby(["spectrum", "target"])["distance_mm"].transform("min")
     return long.assign(used=np.isclose(long["distance_mm"], nearest))
 
-# %% ../nbs/02_scanners.ipynb #8cd3b4d3
-def _without_negatives(labels: pd.DataFrame, negative: str) -> pd.DataFrame:
-    "The table with negative contents kept, set to zero or taken out; `.attrs` counts them."
-    if negative not in ("keep", "zero", "missing"): raise ValueError(f"negative is {negative!r}; expected 'keep', 'zero' or 'missing'")
-    targets = labels.attrs["targets"]
-    below = labels[targets] < 0
-    labels.attrs["negative"] = below.sum().to_dict()
-    if negative != "keep": labels[targets] = labels[targets].mask(below, 0.0 if negative == "zero" else np.nan)
-    return labels
-
 # %% ../nbs/02_scanners.ipynb #b5e93bcd
 def _status(labels: pd.DataFrame, match: pd.DataFrame, values: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     "Status of each sample, and a remark."
@@ -1708,15 +1804,22 @@ def join_labels(
 ) -> Spectra: # with targets in info, NaN where not measured, and `.report`
     "Attach laboratory values to spectra. Raises `ValueError` if the table cannot be read or joined, or nothing matches."
     _check_join(spectra, on, several, tolerance_mm, offset_mm)
-    labels = _without_negatives(read_labels(table, targets, depth_unit, **options), negative)
+    labels = read_labels(table, targets, depth_unit, negative, **options)
     on = on or _choose_id(spectra, labels, depth)
     match, near = (_by_id(spectra, labels, on), None) if on else _by_depth(spectra, labels, depth, tolerance_mm, offset_mm)
     values = _values(labels, _pairs(match, near, several))
     info, about = _merged(spectra, labels, values, negative)
-    report = Report({**(spectra.report.parts if spectra.report else {}), "labels": _labels_part(labels, match, values), "targets": about}, spectra.report.where if spectra.report else labels.attrs["where"])
+    report = Report(_earlier(spectra.report) | {"labels": _labels_part(labels, match, values), "targets": about}, spectra.report.where if spectra.report else labels.attrs["where"])
     if not values["used"].any(): raise ValueError(f"{labels.attrs['where']}: no laboratory value found its spectrum; " + "; ".join(_remarks(report["labels"], 3)).replace("  ", "") + "; expected the cores and depths of the spectra")
     joined = spectra.replaced(info=info, report=report)
     return _mean_joined(joined, match, near[near["row"].isin(values.loc[values["used"], "row"])]) if several == "mean" else joined
+
+def _earlier(report: Report | None) -> dict[str, pd.DataFrame]:
+    "The parts of a report before one more table is joined; those on a table that was joined before are called `earlier`."
+    parts = dict(report.parts) if report else {}
+    for step in ("labels", "targets"):
+        if step in parts: parts[f"earlier {step}"] = pd.concat([t for t in (parts.get(f"earlier {step}"), parts.pop(step)) if t is not None], ignore_index=True)
+    return parts
 
 def _check_join(spectra: Spectra, on: str | None, several: str, tolerance_mm: float, offset_mm: float) -> None:
     "Complain of settings that cannot be, or that would do nothing."

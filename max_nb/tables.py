@@ -13,11 +13,11 @@ import pandas as pd
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'HEAD', 'MISSING', 'FEWEST_CHANNELS', 'PERCENT', 'UNIT', 'HEADER', 'CORE_WORDS', 'DEPTH_WORDS',
-           'TARGET_WORDS', 'TO_MM', 'TO_WT', 'RESULTS_NAMES', 'RESULTS_UNITS', 'LINE_COLUMN', 'QUANTITIES',
+           'TARGET_WORDS', 'TO_MM', 'TO_WT', 'MONTHS', 'RESULTS_NAMES', 'RESULTS_UNITS', 'LINE_COLUMN', 'QUANTITIES',
            'AREA_NAMES', 'LAST_EXCEL_DAY', 'decode_text', 'split_lines', 'read_head', 'head_lines', 'first_cells',
-           'looks_like_table', 'is_missing', 'to_numbers', 'channel_columns', 'is_workbook', 'load_table',
-           'existing_path', 'standard_name', 'standard_columns', 'in_units', 'read_itrax_results', 'is_itrax_results',
-           'is_baxil', 'read_areas']
+           'looks_like_table', 'is_missing', 'to_number', 'to_numbers', 'channel_columns', 'is_workbook', 'load_table',
+           'existing_path', 'standard_name', 'standard_columns', 'in_units', 'american_date', 'english_date',
+           'read_labels', 'read_itrax_results', 'is_itrax_results', 'is_baxil', 'read_areas']
 
 # %% ../nbs/01_tables.ipynb #76663d82
 SEPARATORS = (";", "\t", ",", "|", " ")
@@ -113,14 +113,22 @@ def is_missing(
     return cells.isna() | cells.astype(str).str.strip().str.lower().isin(MISSING)
 
 # %% ../nbs/01_tables.ipynb #337f0a23
+def to_number(
+    text: str, # a cell, or a value in a header or a name
+    decimal: str = ",", # a mark that counts as a point
+) -> float: # NaN if it is no number
+    "One number, with a point or another decimal mark."
+    try: return float(text.replace(decimal, ".")) if "_" not in text else np.nan  # Python would take 1_000
+    except ValueError: return np.nan
+
 def to_numbers(
     cells: pd.Series, # of any type
     decimal: str = ".", # the mark in cells of text
 ) -> pd.Series: # floats
     "Cells as numbers; NaN where a cell is none (a date is none)."
     if pd.api.types.is_numeric_dtype(cells): return cells.astype(float)
-    text = cells.where(~is_missing(cells), None).astype(object).map(lambda c: c.strip().replace(decimal, ".") if isinstance(c, str) else c if isinstance(c, (int, float, np.number)) else None)
-    return pd.to_numeric(text, errors="coerce").astype(float)
+    number = lambda c: to_number(c, decimal) if isinstance(c, str) else float(c) if isinstance(c, (int, float, np.number)) else np.nan
+    return cells.where(~is_missing(cells), None).astype(object).map(number).astype(float)
 
 # %% ../nbs/01_tables.ipynb #327b8762
 def _as_numbers_if_all(cells: pd.Series, decimal: str) -> pd.Series:
@@ -288,6 +296,80 @@ def in_units(
     "The table under standard names, numbers in mm and wt%; a column with text in it stays text."
     table, factors = standard_columns(table, where)
     return table.assign(**{name: table[name] * factor for name, factor in factors.items() if pd.api.types.is_numeric_dtype(table[name])})
+
+# %% ../nbs/01_tables.ipynb #d44e2695
+def american_date(
+    text: str, # such as "09-18-2018 14:03:59"
+) -> str: # such as "2018-09-18T14:03:59"; "" if it is none
+    "A date `MM-DD-YYYY HH:MM:SS`, as Avaatech scanners write it, as ISO text, which sorts."
+    m = re.fullmatch(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(?:\s+(\d{1,2}):(\d{2})(?::(\d{2}))?)?", text)
+    if not m: return ""
+    month, day, year, *clock = [int(x or 0) for x in m.groups()]
+    try: return datetime.datetime(year, month, day, *clock).isoformat()
+    except ValueError: return ""
+
+# %% ../nbs/01_tables.ipynb #f4c13148
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+def english_date(
+    date: str, # such as "22-Sep-20"
+    time: str, # such as "8:08 PM"
+) -> str | None: # None: not sure
+    "Date and time as an Itrax writes them, as ISO text."
+    day, clock = re.fullmatch(r"(\d{1,2})-([a-z]{3})-(?:20)?(\d\d)", date.lower()), re.fullmatch(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*([ap]m)?", time.lower())
+    if not day or day[2] not in MONTHS: return None
+    hour = (int(clock[1]) % 12 + 12 * (clock[4] == "pm") if clock[4] else int(clock[1])) if clock else 0
+    try: return datetime.datetime(2000 + int(day[3]), MONTHS.index(day[2]) + 1, int(day[1]), hour, int(clock[2]) if clock else 0, int(clock[3] or 0) if clock else 0).isoformat()
+    except ValueError: return None
+
+# %% ../nbs/01_tables.ipynb #f31fb0d0
+def read_labels(
+    table: str | Path | pd.DataFrame, # a text table or workbook, or one already read
+    targets: list[str] | None = None, # columns wanted; None: all whose names are known (CaCO3, TOC, ...)
+    depth_unit: str | None = None, # "mm", "cm" or "m", where the header of the depth does not say
+    negative: str = "keep", # contents below 0, as of CaCO3 by difference: "keep", "zero" or "missing"
+    **options, # sheet, separator, decimal
+) -> pd.DataFrame: # standard names: core, depth_mm, targets in wt%; `.attrs`: targets, odd, negative
+    "Read laboratory values. Raises `ValueError` for an unreadable table, no targets, or values beyond -10 to 110 wt%."
+    where = "the laboratory table" if isinstance(table, pd.DataFrame) else str(table)
+    raw = table.reset_index(drop=all(name is None for name in table.index.names)) if isinstance(table, pd.DataFrame) else load_table(existing_path(table), **options)
+    twice = raw.columns[raw.columns.duplicated()].tolist()
+    if twice or not len(raw): raise ValueError(f"{where}: " + (f"has columns of the same name: {twice}; expected unique names" if twice else "has no rows; expected one for each sample"))
+    decimal = raw.attrs.get("decimal", ".")
+    labels, factors = standard_columns(raw, where, depth_unit)
+    targets = _label_targets(labels, [targets] if isinstance(targets, str) else targets, where)
+    odd = {}
+    for name in dict.fromkeys([*(c for c in ["depth_mm"] if c in labels), *targets]):
+        numbers = to_numbers(labels[name], decimal)
+        odd |= {(int(row), name): str(labels[name].iloc[row]) for row in np.flatnonzero(numbers.isna() & ~is_missing(labels[name]) | np.isinf(numbers))}
+        labels[name] = numbers.where(np.isfinite(numbers)) * factors.get(name, 1.0)
+        if name != "depth_mm": _check_possible(labels[name], name, where)
+    labels.attrs = dict(targets=targets, odd=odd, where=where)
+    return _without_negatives(labels, negative)
+
+# %% ../nbs/01_tables.ipynb #7b313a43
+def _label_targets(labels: pd.DataFrame, targets: list[str] | None, where: str) -> list[str]:
+    "The target columns, all of which must be there."
+    found = [c for c in labels.columns if c in TARGET_WORDS.values()] if targets is None else list(targets)
+    absent = [t for t in found if t not in labels]
+    if absent or not found: raise ValueError(f"{where}: no column for {absent or 'any target'}; found {list(labels.columns)}, expected {absent or 'names such as CaCO3 (wt. %), TOC(%)'}, or the option targets=")
+    return found
+
+# %% ../nbs/01_tables.ipynb #9760bc9d
+def _check_possible(values: pd.Series, name: str, where: str) -> None:
+    "Complain of weight percents that cannot be."
+    bad = np.flatnonzero((values < -10) | (values > 110)) if name in TARGET_WORDS.values() else []
+    if len(bad): raise ValueError(f"{where}: row {bad[0]}, column {name}: found {values.iloc[bad[0]]:g} ({len(bad)} such); expected -10 to 110 wt%, and an empty cell where it was not measured")
+
+# %% ../nbs/01_tables.ipynb #09d305c9
+def _without_negatives(labels: pd.DataFrame, negative: str) -> pd.DataFrame:
+    "The table with negative contents kept, set to zero or taken out; `.attrs` counts them."
+    if negative not in ("keep", "zero", "missing"): raise ValueError(f"negative is {negative!r}; expected 'keep', 'zero' or 'missing'")
+    targets = labels.attrs["targets"]
+    below = labels[targets] < 0
+    labels.attrs["negative"] = below.sum().to_dict()
+    if negative != "keep": labels[targets] = labels[targets].mask(below, 0.0 if negative == "zero" else np.nan)
+    return labels
 
 # %% ../nbs/01_tables.ipynb #f230e026
 def _results_cells(path: Path) -> pd.DataFrame: # text
