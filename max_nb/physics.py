@@ -316,7 +316,7 @@ def _arriving(fractions, surface, t) -> tuple[np.ndarray, np.ndarray]:
 # %% ../nbs/02_physics.ipynb #353cfb1a
 @dataclass(frozen=True)
 class Excitation:
-    "Tables of one scanner: E exciting photons, N lines, F families (an element's K or its L lines), J emitters that excite others."
+    "Tables of one scanner: E exciting photons, N lines, F families (an element's K or its L lines), J emitters (K alpha or K beta of an element) that excite others."
     photons: Photons # E
     sines: np.ndarray # (2,) of incidence and take-off
     mu: np.ndarray # (Z, E) cm2/g
@@ -326,7 +326,7 @@ class Excitation:
     produced: np.ndarray # (N, E) cm2/g
     family: np.ndarray # (N,) number of the line's family
     lead: np.ndarray # (F,) the strongest line of each family
-    emitter: np.ndarray # (J,) line that stands for an emitter
+    emitter: np.ndarray # (J,) the strongest line of each emitter
     emitted: np.ndarray # (J, E) cm2/g, production of all lines that the emitter stands for
     answer: np.ndarray # (F, J) cm2/g, production of each family's lead by each emitter
 
@@ -335,19 +335,18 @@ def _excitation(tube: Tube, detector: Detector, scan: Scan) -> Excitation:
     "The tables of one scanner."
     photons, lines = exciting_photons(tube, scan), fluorescence_lines(tube.kv)
     produced, kev = line_production(lines, photons.energy_kev), lines["energy_kev"].to_numpy()
-    names = (lines["element"] + lines["line"].str[0]).tolist()
-    families = list(dict.fromkeys(names))
-    family = np.array([families.index(n) for n in names])
-    lead = np.array([np.flatnonzero(family == f)[produced[family == f].sum(1).argmax()] for f in range(len(families))])
-    emitter, emitted = _emitters(lines, produced)
+    strength, is_k = produced.sum(1), (lines["line"].str[0] == "K").to_numpy()
+    family, lead = _leads(lines["element"] + lines["line"].str[0], strength)
+    group, emitter = _leads((lines["element"] + lines["line"].str[:2])[is_k], strength[is_k])
+    emitted = np.stack([produced[is_k][group == g].sum(0) for g in range(len(emitter))])
+    emitter, column = np.flatnonzero(is_k)[emitter], np.array([ELEMENTS.index(e) for e in lines["element"]])
     return Excitation(photons, np.sin(np.radians([tube.incidence_deg, detector.takeoff_deg])), attenuation(photons.energy_kev), kev, attenuation(kev),
-                      np.array([ELEMENTS.index(e) for e in lines["element"]]), produced, family, lead, emitter, emitted, line_production(lines.iloc[lead], kev[emitter]))
+                      column, produced, family, lead, emitter, emitted, line_production(lines.iloc[lead], kev[emitter]))
 
-def _emitters(lines: pd.DataFrame, produced: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "K alpha and K beta of each element, each as one line: its place, and (J, E) production."
-    group = (lines["element"] + lines["line"].str[:2]).where(lines["line"].str[0] == "K")
-    members = [np.flatnonzero(group == g) for g in group.dropna().unique()]
-    return np.array([m[0] for m in members]), np.stack([produced[m].sum(0) for m in members])
+def _leads(names: pd.Series, strength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Number of each line's set of equal names, and the strongest line of each set."
+    number, sets = pd.factorize(names)
+    return number, np.array([np.flatnonzero(number == k)[strength[number == k].argmax()] for k in range(len(sets))])
 
 # %% ../nbs/02_physics.ipynb #0c775d7e
 def enhancement(
@@ -677,13 +676,16 @@ def _expected(fractions, tube, detector, scan, axis, film_um, gap_mm, strength, 
     factor = scan.geometry * tube.current_ma * scan.live_s * strength / (1 + gap_mm / GAP_MM) ** 2
     for name, values in (("strength", strength), ("hum_per_s", hum_per_s)):
         if not (values >= 0).all(): raise ValueError(f"{name} is {values[~(values >= 0)][0]}; expected numbers of at least 0")
-    counts = np.zeros((len(fractions), axis.n_channels))
+    part = replace(axis, n_channels=min(2 * seen.shape[1] + 64, axis.n_channels))  # beyond the sums of two there is nothing
+    counts = np.zeros((len(fractions), part.n_channels))
     counts[:, : seen.shape[1]] = seen * np.where(np.isnan(total), factor, total / seen.sum(1))[:, None]
-    counts = pile_up(counts, axis, scan) + hum(axis) * (hum_per_s * scan.live_s)[:, None]
+    counts = pile_up(counts, part, scan)
+    if hum_per_s.any(): counts += hum(part) * (hum_per_s * scan.live_s)[:, None]
     moved = (gain_kev != axis.gain_kev).any() or (offset_kev != axis.offset_kev).any()
-    return drifted(counts, axis, gain_kev, offset_kev) if moved else counts
+    counts = drifted(counts, part, gain_kev, offset_kev) if moved else counts
+    return np.pad(counts, ((0, 0), (0, axis.n_channels - part.n_channels)))
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def _scanner_response(tube: Tube, detector: Detector, scan: Scan, axis: EnergyAxis) -> np.ndarray:
     "(N + 2 E + 1, channels in use) response to all photons that leave the core: lines, Rayleigh, Compton, argon."
     energy, angle = tube_photons(tube, scan).energy_kev, scatter_deg(tube, detector)
