@@ -50,7 +50,7 @@ def test_compositions_that_are_none(table, words):
 def test_nothing_remembered_can_be_changed():
     before = expected_spectrum(MUD)
     component_elements().loc["CaCO3", "Ca"] = 0.0
-    fluorescence_lines().loc[:, "energy_kev"] = 1.0
+    fluorescence_lines()["energy_kev"] *= 2
     assert np.array_equal(expected_spectrum(MUD), before)
     with pytest.raises(ValueError): tube_photons().number[0] = 0.0
 
@@ -69,6 +69,7 @@ def test_axes_and_counts_must_fit():
 
 @pytest.mark.parametrize("tube", [Tube("Cr", 10.0), Tube("Cr", 5.9), Tube("Fe", 6.0), Tube("Mo", 10.0), Tube("Cr", 30.0), Tube("Mo", 45.0), Tube("Rh", 30.0), Tube("W", 40.0), Tube("Ag", 50.0), Tube("Rh", 4.0)])
 def test_every_tube_gives_a_spectrum(tube):
+    tube = replace(tube, current_ma=0.01)  # more, at 30 kV without a filter, and most pulses meet another
     counts = expected_spectrum(MUD, tube)
     assert np.isfinite(counts).all() and (counts >= 0).all() and counts.sum() > 0
     lines = tube_lines(tube)
