@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_pretrain.ipynb #38bdcf86
 from __future__ import annotations
-import hashlib, math, os, signal, threading, time, warnings
+import hashlib, itertools, json, math, os, re, signal, threading, time, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .mae import MAX, as_tensor, check_shape, random_mask
-from .spectra import Spectra, as_counts, fingerprint, write_atomically
+from .mae import MAX, MAXConfig, Normaliser, as_tensor, check_shape, patchify, preset_config, random_mask
+from .spectra import Spectra, as_counts, fingerprint, grouped_split, write_atomically
 
 # %% auto #0
 __all__ = ['KEPT', 'SAVE_EVERY_S', 'STATISTICS_OF', 'mixing_weights', 'recount', 'pick', 'mix_and_recount', 'step_generator',
@@ -24,9 +24,11 @@ __all__ = ['KEPT', 'SAVE_EVERY_S', 'STATISTICS_OF', 'mixing_weights', 'recount',
            'add_gradients', 'check_loss', 'train_step', 'make_optimizer', 'Trainer', 'content_sha256',
            'checkpoint_state', 'previous', 'write_rotating', 'save_checkpoint', 'BrokenCheckpoint', 'load_checkpoint',
            'newest_whole', 'restore', 'sweep_up', 'patient_interrupt', 'close_epoch', 'show', 'one_step',
-           'stop_if_asked', 'run_steps', 'PretrainRun', 'default_epochs', 'as_model', 'check_spectra', 'check_masks',
-           'make_accelerator', 'make_trainer', 'finish', 'as_settings', 'pretrain', 'informative_patches',
-           'reconstruction_r2']
+           'stop_if_asked', 'run_steps', 'PretrainRun', 'default_epochs', 'as_model', 'on_axis', 'check_spectra',
+           'check_masks', 'make_accelerator', 'make_trainer', 'finish', 'as_settings', 'pretrain',
+           'informative_patches', 'as_seen', 'reconstruction_r2', 'preview', 'published_config',
+           'pretrain_as_published', 'sweep_cells', 'cell_name', 'cell_recipe', 'held_out_r2', 'read_cell', 'run_cell',
+           'sweep', 'plot_sweep']
 
 # %% ../nbs/06_pretrain.ipynb #cdb40fc1
 def mixing_weights(
@@ -398,13 +400,16 @@ def as_model(model_or_preset, spectra: Spectra, seed: int, config: dict | None =
         if config: raise ValueError(f"config is {config}, but the model given has its own; expected a preset's name beside it")
         return model_or_preset
     if not isinstance(spectra, Spectra): raise ValueError(f"spectra are {type(spectra).__name__}; expected Spectra, whose energy axis a preset needs")
-    axis = spectra.axis
-    model = MAX.from_preset(model_or_preset, seed=seed, **dict(n_channels=axis.n_channels, gain_kev=axis.gain_kev, offset_kev=axis.offset_kev) | (config or {}))
+    model = MAX.from_preset(model_or_preset, seed=seed, **on_axis(spectra.axis, config))
     size = STATISTICS_OF if spectra.on_disk else max(1, len(spectra))
     model.normaliser.learn(as_tensor(spectra.counts[i : i + size], model.config)[:, : model.config.n_window] for i in range(0, len(spectra), size))
     return model
 
 STATISTICS_OF = 8192 # spectra on disk that are floats at a time
+
+def on_axis(axis, config: dict | None = None) -> dict:
+    "Entries of MAXConfig for spectra on this axis, and those of `config`."
+    return dict(n_channels=axis.n_channels, gain_kev=axis.gain_kev, offset_kev=axis.offset_kev) | (config or {})
 
 # %% ../nbs/06_pretrain.ipynb #744c6589
 def check_spectra(counts: np.ndarray, settings: PretrainSettings) -> None:
@@ -447,7 +452,9 @@ def make_trainer(model: MAX, counts: np.ndarray, settings: PretrainSettings, out
 def finish(t: Trainer, out) -> PretrainRun:
     "The result; with a folder, the model and its history are written there and the last checkpoint kept."
     if out: save_checkpoint(t)
-    run = PretrainRun(t.accelerator.unwrap_model(t.model, keep_fp32_wrapper=False).cpu().eval(), pd.DataFrame(t.history), t.settings)
+    model = t.accelerator.unwrap_model(t.model, keep_fp32_wrapper=False).cpu().eval()
+    vars(model).pop("forward", None) # mixed precision had wrapped it
+    run = PretrainRun(model, pd.DataFrame(t.history), t.settings)
     if out and t.accelerator.is_main_process:
         run.model.save_pretrained(out)
         write_atomically(Path(out) / "history.csv", lambda p: run.history.to_csv(p, index=False))
@@ -500,17 +507,162 @@ def informative_patches(counts: Tensor, config, least: float = 1e-3) -> Tensor:
     return by_patch >= least * by_patch.sum()
 
 # %% ../nbs/06_pretrain.ipynb #4342f3c7
+def as_seen(
+    model: MAX,
+    units: str | None,  # one of NORMALISATIONS; None: the model's own
+    known: Tensor,      # (N, C) raw counts that the normalisation learns from
+) -> Callable:          # (B, C) raw counts -> (B, L, P)
+    "Patches in some normalised units."
+    if units is None: return model.patches
+    n, judge = model.config.n_window, Normaliser(units, model.config.n_window).to(known.device)
+    judge.learn(known[:, :n])
+    return lambda counts: patchify(judge(counts[:, :n]), model.config.patch_size)
+
+# %% ../nbs/06_pretrain.ipynb #770cfb22
 @torch.no_grad()
 def reconstruction_r2(
     model: MAX,
     spectra,               # (B, C) raw counts to hide and guess
     reference,             # (N, C) raw counts whose per-channel mean is the rival
     seed: int = 0,         # of the masks
+    units: str | None = None, # one of NORMALISATIONS, to judge models of different normalisation alike; None: the model's own
 ) -> float:
     "Share of the variance about the per-channel mean that the guess explains, on hidden informative patches."
-    counts, known = as_tensor(spectra, model.config), as_tensor(reference, model.config)
-    truth, mean = model.patches(counts), model.patches(known).mean(0)
-    out = model(counts, seed=seed)
-    guess = out.reconstruction[:, : model.config.n_window].unflatten(1, truth.shape[1:])
+    counts, known = as_tensor(spectra, model.config, model.device), as_tensor(reference, model.config, model.device)
+    see, out = as_seen(model, units, known), model(counts, seed=seed)
+    truth, mean = see(counts), see(known).mean(0)
+    guess = see(model.reconstruct(counts, out.mask)) if units else patchify(out.reconstruction[:, : model.config.n_window], model.config.patch_size)
     scored = out.mask & informative_patches(known, model.config)
     return float(1 - (guess - truth)[scored].square().sum() / (mean - truth)[scored].square().sum())
+
+# %% ../nbs/06_pretrain.ipynb #b05de73e
+def preview(
+    model: MAX,
+    spectra: Spectra,         # to choose from
+    row: int = 0,             # which of them
+    mask_ratio: float = 0.5,  # share of patches hidden
+    seed: int = 0,            # which patches
+):                            # plotly Figure
+    "Measured spectrum, hidden patches, and what the model fills in."
+    from max_nb.plots import plot_reconstruction
+    mask = random_mask(1, model.config.n_patches, mask_ratio, torch.Generator().manual_seed(seed))
+    filled = model.reconstruct(spectra.counts[row : row + 1], mask)
+    return plot_reconstruction(spectra.axis, spectra.counts[row], filled[0].numpy(force=True), mask[0].numpy(), model.patch_edges_kev)
+
+# %% ../nbs/06_pretrain.ipynb #d8979a80
+def published_config(
+    axis,                         # EnergyAxis of the spectra
+    transform: str = "instance",  # "instance", "channel" or "log"
+    loss_on: str = "hidden",      # patches that the loss counts: "hidden" or "all"
+) -> dict:                        # entries of MAXConfig
+    "How the published model reads spectra: the whole axis in patches of 16 channels. (Its \"channel\" did not bring spectra to the same total first; ours does.)"
+    if transform not in ("instance", "channel", "log"): raise ValueError(f"transform is {transform!r}; the published ones are 'instance', 'channel' and 'log'")
+    return dict(max_kev=float(axis.edges[-1]), patch_size=16, normalisation=transform, loss_on=loss_on)
+
+# %% ../nbs/06_pretrain.ipynb #c2bc297a
+def pretrain_as_published(
+    spectra: Spectra,            # unlabelled spectra
+    transform: str = "instance", # "instance", "channel" or "log"
+    loss_on: str = "hidden",     # "hidden" or "all"
+    preset: str = "base",        # the paper's is ViT-base
+    changes: dict | None = None, # entries of PretrainSettings to change, e.g. dict(mask_ratio=0.8)
+    **options,                   # of `pretrain`: out, resume, progress, on_epoch, log_with
+) -> PretrainRun:
+    "Pre-train with the recipe of arXiv 2410.12330."
+    return pretrain(spectra, preset, settings=PretrainSettings.published(**changes or {}), config=published_config(spectra.axis, transform, loss_on), **options)
+
+# %% ../nbs/06_pretrain.ipynb #f84d94ef
+def sweep_cells(over: dict, seeds) -> list[dict]:
+    "Every combination of the values, for every seed."
+    return [dict(zip(over, values), seed=seed) for values in itertools.product(*over.values()) for seed in seeds]
+
+def cell_name(cell: dict) -> str:
+    "A folder's name for a combination."
+    return re.sub(r"[^\w.=,+-]", "_", ",".join(f"{k}={v}" for k, v in cell.items()))
+
+# %% ../nbs/06_pretrain.ipynb #f1789af6
+def cell_recipe(
+    cell: dict,    # entries of PretrainSettings and MAXConfig
+    preset: str,
+    train: Spectra,
+) -> tuple[PretrainSettings, dict]:  # settings, and entries of MAXConfig to change in the preset
+    "What a cell is trained with. ValueError for entries that are unknown or cannot work."
+    names = {f.name for f in fields(PretrainSettings)}
+    config = {k: v for k, v in cell.items() if k not in names}
+    unknown = config.keys() - {f.name for f in fields(MAXConfig)}
+    if unknown: raise ValueError(f"unknown entries {sorted(unknown)}; expected entries of PretrainSettings or MAXConfig")
+    settings = PretrainSettings(**{"epochs": default_epochs(len(train), cell.get("batch_size", 64)), **{k: v for k, v in cell.items() if k in names}})
+    check_spectra(train.counts, settings); check_masks(preset_config(preset, **on_axis(train.axis, config)), settings)
+    return settings, config
+
+# %% ../nbs/06_pretrain.ipynb #ab967641
+def held_out_r2(
+    model: MAX,
+    train: Spectra, # what the model was trained on
+    test: Spectra,  # groups it has not seen
+) -> float:
+    "Reconstruction R2 on informative patches of held-out groups, in units of the square root of counts."
+    return reconstruction_r2(model, test, train, units="sqrt-channel")
+
+# %% ../nbs/06_pretrain.ipynb #1cfa178f
+def read_cell(folder: Path | None, made_from: dict) -> dict:
+    "Scores by name of a finished cell; empty where there is none. ValueError if it was made from something else."
+    path = Path(folder) / "scores.json" if folder else None
+    if path is None or not path.exists(): return {}
+    found = json.loads(path.read_text())
+    other = [f"{k} was {found['made_from'].get(k)}, is now {v}" for k, v in made_from.items() if found["made_from"].get(k) != v]
+    if other: raise ValueError(f"{path} belongs to another study: " + "; ".join(other))
+    return found["scores"]
+
+# %% ../nbs/06_pretrain.ipynb #af436d68
+def run_cell(train: Spectra, test: Spectra, preset: str, settings: PretrainSettings, config: dict, score, folder: Path | None) -> dict:
+    "Train and score one cell, or read what is kept; a run that diverges scores NaN."
+    made_from = dict(settings=repr(asdict(settings)), config=repr(config), preset=preset, data=fingerprint(train), held_out=fingerprint(test))
+    kept, name = read_cell(folder, made_from), f"{score.__module__}.{score.__qualname__}"
+    if name in kept: return kept[name]
+    try: model = MAX.from_pretrained(folder) if kept else pretrain(train, preset, settings=settings, config=config, out=folder, resume=True, progress=False).model
+    except FloatingPointError as e: warnings.warn(f"{folder or preset}: {e}"); return dict(score=math.nan)
+    result = score(model, train, test)
+    result = {k: float(v) for k, v in (result if isinstance(result, dict) else dict(score=result)).items()}
+    if folder:
+        write_atomically(folder / "scores.json", lambda p: p.write_text(json.dumps(dict(made_from=made_from, scores={**kept, name: result}), indent=1)))
+        for path in (folder / "checkpoint.pt", previous(folder / "checkpoint.pt")): path.unlink(missing_ok=True)
+    return result
+
+# %% ../nbs/06_pretrain.ipynb #2432e1b4
+def sweep(
+    spectra: Spectra,        # unlabelled spectra of several groups
+    over: dict,              # entries of PretrainSettings or MAXConfig, and the values to try
+    score: Callable = held_out_r2, # (model, train, test) -> a number, or numbers by name; a named function, since its name is what its scores are kept under
+    seeds: tuple = (0,),     # runs for each combination
+    out: str | Path | None = None, # folder that keeps each cell as it is done; the same call goes on from there
+    preset: str = "tiny",
+    test: float = 0.2,       # share of spectra to hold out, in whole groups
+    by: str = "core",        # column of info that names the groups
+    progress: bool = True,   # show a bar
+    **fixed,                 # entries that are the same in all cells, e.g. epochs=50
+) -> pd.DataFrame:           # a row for each run: its values, seed, and `score` (or what the function names)
+    "Pre-train with every combination of values and score each model on held-out groups. ValueError, before anything starts, for what cannot work."
+    from tqdm.auto import tqdm
+    if "seed" in over or "seed" in fixed: raise ValueError("seed is given among the entries; expected seeds=(0, 1, ...)")
+    train, held_out = grouped_split(spectra, test, by)
+    cells = sweep_cells(over, seeds)
+    recipes = [cell_recipe({**fixed, **cell}, preset, train) for cell in cells]
+    return pd.DataFrame([{**cell, **run_cell(train, held_out, preset, *recipe, score, Path(out) / cell_name(cell) if out else None)}
+                         for cell, recipe in zip(cells, tqdm(recipes, desc="sweep", unit="run", disable=not progress))])
+
+# %% ../nbs/06_pretrain.ipynb #0a9e6f33
+def plot_sweep(
+    table: pd.DataFrame,     # what `sweep` returns
+    x: str,                  # the entry to draw along
+    score: str = "score",    # column
+    by: str | None = None,   # another entry, a colour for each of its values
+):                           # plotly Figure
+    "Scores of a sweep: a dot for each run, a line through the means."
+    from max_nb.plots import empty_figure
+    fig = empty_figure(x.replace("_", " "), score.replace("_", " "))
+    for i, (name, rows) in enumerate(table.groupby(by, sort=False) if by else [(score, table)]):
+        mean, colour = rows.groupby(x, sort=False)[score].mean(), fig.layout.template.layout.colorway[i % len(fig.layout.template.layout.colorway)]
+        fig.add_scatter(x=mean.index, y=mean, mode="lines", name=str(name), line=dict(width=2, color=colour), legendgroup=str(name))
+        fig.add_scatter(x=rows[x], y=rows[score], mode="markers", name=str(name), marker=dict(size=8, color=colour), legendgroup=str(name), showlegend=False)
+    return fig.update_layout(showlegend=by is not None)
