@@ -395,12 +395,13 @@ def default_epochs(n: int, batch_size: int, steps: int = 1500) -> int:
 
 # %% ../nbs/06_pretrain.ipynb #66a43676
 def as_model(model_or_preset, spectra: Spectra, seed: int, config: dict | None = None) -> MAX:
-    "A MAX passes through, to be trained on; a preset's name, with entries of MAXConfig changed by `config`, becomes a fresh model that has learned the spectra's channel statistics."
+    "A MAX passes through, to be trained on; a preset's name, with entries of MAXConfig changed by `config`, becomes a fresh model that has learned the spectra's channel statistics, if it uses any."
     if isinstance(model_or_preset, MAX):
         if config: raise ValueError(f"config is {config}, but the model given has its own; expected a preset's name beside it")
         return model_or_preset
     if not isinstance(spectra, Spectra): raise ValueError(f"spectra are {type(spectra).__name__}; expected Spectra, whose energy axis a preset needs")
     model = MAX.from_preset(model_or_preset, seed=seed, **on_axis(spectra.axis, config))
+    if model.normaliser.over != "channel": return model
     size = STATISTICS_OF if spectra.on_disk else max(1, len(spectra))
     model.normaliser.learn(as_tensor(spectra.counts[i : i + size], model.config)[:, : model.config.n_window] for i in range(0, len(spectra), size))
     return model
@@ -515,7 +516,7 @@ def as_seen(
     "Patches in some normalised units."
     if units is None: return model.patches
     n, judge = model.config.n_window, Normaliser(units, model.config.n_window).to(known.device)
-    judge.learn(known[:, :n])
+    if judge.over == "channel": judge.learn(known[:, :n])
     return lambda counts: patchify(judge(counts[:, :n]), model.config.patch_size)
 
 # %% ../nbs/06_pretrain.ipynb #770cfb22
