@@ -25,10 +25,9 @@ __all__ = ['KEPT', 'SAVE_EVERY_S', 'STATISTICS_OF', 'mixing_weights', 'recount',
            'checkpoint_state', 'previous', 'write_rotating', 'save_checkpoint', 'BrokenCheckpoint', 'load_checkpoint',
            'newest_whole', 'restore', 'sweep_up', 'patient_interrupt', 'close_epoch', 'show', 'one_step',
            'stop_if_asked', 'run_steps', 'PretrainRun', 'default_epochs', 'as_model', 'on_axis', 'check_spectra',
-           'check_masks', 'make_accelerator', 'make_trainer', 'finish', 'as_settings', 'pretrain',
-           'informative_patches', 'as_seen', 'reconstruction_r2', 'preview', 'published_config',
-           'pretrain_as_published', 'sweep_cells', 'cell_name', 'cell_recipe', 'held_out_r2', 'read_cell', 'run_cell',
-           'sweep', 'plot_sweep']
+           'check_masks', 'make_accelerator', 'make_trainer', 'finish', 'as_settings', 'pretrain', 'preview',
+           'informative_patches', 'as_seen', 'reconstruction_r2', 'published_config', 'pretrain_as_published',
+           'sweep_cells', 'cell_name', 'cell_recipe', 'held_out_r2', 'read_cell', 'run_cell', 'sweep', 'plot_sweep']
 
 # %% ../nbs/06_pretrain.ipynb #cdb40fc1
 def mixing_weights(
@@ -501,6 +500,20 @@ def pretrain(
     finally:
         for tracker in trainer.accelerator.trackers: tracker.finish()
 
+# %% ../nbs/06_pretrain.ipynb #b05de73e
+def preview(
+    model: MAX,
+    spectra: Spectra,         # to choose from
+    row: int = 0,             # which of them
+    mask_ratio: float = 0.5,  # share of patches hidden
+    seed: int = 0,            # which patches
+):                            # plotly Figure
+    "Measured spectrum, hidden patches, and what the model fills in."
+    from max_nb.plots import plot_reconstruction
+    mask = random_mask(1, model.config.n_patches, mask_ratio, torch.Generator().manual_seed(seed))
+    filled = model.reconstruct(spectra.counts[row : row + 1], mask)
+    return plot_reconstruction(spectra.axis, spectra.counts[row], filled[0].numpy(force=True), mask[0].numpy(), model.patch_edges_kev)
+
 # %% ../nbs/06_pretrain.ipynb #7dcbaf22
 def informative_patches(counts: Tensor, config, least: float = 1e-3) -> Tensor:
     "(L,) bool: patches of the window that hold at least this share of all counts."
@@ -535,20 +548,6 @@ def reconstruction_r2(
     guess = see(model.reconstruct(counts, out.mask)) if units else patchify(out.reconstruction[:, : model.config.n_window], model.config.patch_size)
     scored = out.mask & informative_patches(known, model.config)
     return float(1 - (guess - truth)[scored].square().sum() / (mean - truth)[scored].square().sum())
-
-# %% ../nbs/06_pretrain.ipynb #b05de73e
-def preview(
-    model: MAX,
-    spectra: Spectra,         # to choose from
-    row: int = 0,             # which of them
-    mask_ratio: float = 0.5,  # share of patches hidden
-    seed: int = 0,            # which patches
-):                            # plotly Figure
-    "Measured spectrum, hidden patches, and what the model fills in."
-    from max_nb.plots import plot_reconstruction
-    mask = random_mask(1, model.config.n_patches, mask_ratio, torch.Generator().manual_seed(seed))
-    filled = model.reconstruct(spectra.counts[row : row + 1], mask)
-    return plot_reconstruction(spectra.axis, spectra.counts[row], filled[0].numpy(force=True), mask[0].numpy(), model.patch_edges_kev)
 
 # %% ../nbs/06_pretrain.ipynb #d8979a80
 def published_config(
