@@ -428,11 +428,12 @@ def check_masks(config, settings: PretrainSettings) -> None:
 
 # %% ../nbs/06_pretrain.ipynb #7baf685c
 def make_accelerator(settings: PretrainSettings, log_with=None, out=None):
-    "accelerate's Accelerator for these settings. ValueError for a tracker that is unknown or not installed."
+    "accelerate's Accelerator for these settings. ValueError for a tracker that is unknown or not installed, and for fp16 without a GPU."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != settings.mixed_precision: AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=settings.mixed_precision, log_with=log_with, project_dir=out)
+    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu": raise ValueError("mixed_precision is 'fp16', which needs a GPU; expected 'no' or 'bf16' on this machine")
     wanted = log_with if isinstance(log_with, (list, tuple)) else [log_with] if log_with else []
     if len(accelerator.log_with) < len(wanted): raise ValueError(f"log_with is {log_with!r}, but only {[str(w) for w in accelerator.log_with]} are installed here; install the rest (`pip install tensorboard`), or leave it out")
     if wanted: accelerator.init_trackers("max_nb", config={k: str(v) for k, v in asdict(settings).items()})

@@ -535,6 +535,14 @@ def test_bf16_learns_alike_and_leaves_an_ordinary_model(tmp_path):
     assert torch.equal(weights(full.model), weights(again.model))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_fp16_without_a_gpu_is_refused_and_leaves_nothing_behind():
+    with pytest.raises(ValueError, match="needs a GPU"):
+        pretrain(spectra(), model(), settings=replace(RECIPE, mixed_precision="fp16"), progress=False)
+    a, b = (pretrain(spectra(), model(), settings=RECIPE, progress=False) for _ in range(2))
+    assert torch.equal(weights(a.model), weights(b.model))
+
+
 PROCESSES = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -547,6 +555,18 @@ def work(folder):
     from max_nb.pretrain import pretrain
     for name, changes in here.PARTS.items():
         pretrain(here.spectra(), here.model(), settings=replace(here.RECIPE, **changes), out=f"{{folder}}/{{name}}", progress=False)
+    import signal
+    import max_nb.pretrain as P
+    step = P.one_step
+    def interrupted(t):
+        step(t)
+        if t.step == 4 and t.accelerator.process_index == 1: signal.raise_signal(signal.SIGTERM) # one of the two is asked to stop
+    P.one_step = interrupted
+    plain = dict(settings=replace(here.RECIPE, **here.PARTS["plain"]), out=f"{{folder}}/stopped", progress=False)
+    try: pretrain(here.spectra(), here.model(), **plain)
+    except KeyboardInterrupt as e: assert "stopped after step 4 of 9" in str(e), e
+    else: raise AssertionError("not stopped")
+    pretrain(here.spectra(), here.model(7), resume=True, **plain)
 
 if __name__ == "__main__":
     from accelerate import notebook_launcher
@@ -576,6 +596,8 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path):
         assert np.allclose(one.loss, two.loss, rtol=1e-4), (one.loss, two.loss)
         one, two = (weights(MAX.from_pretrained(tmp_path / p / name)) for p in "12")
         assert torch.allclose(one, two, atol=1e-3) and not torch.equal(one, weights(model()))
+    plain, stopped = (weights(MAX.from_pretrained(tmp_path / "2" / name)) for name in ("plain", "stopped"))
+    assert torch.equal(plain, stopped), "stopped by a signal to one of them, and resumed"
 
 
 def remembering():
