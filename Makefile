@@ -61,6 +61,7 @@ benchmark: .venv/.ready  ## speed of reading and of simulating, and pre-training
 	$(BIN)/python benchmarks/read_speed.py
 	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/simulate_speed.py
+	$(PATIENT) $(BIN)/python benchmarks/pretrain_speed.py
 
 lab: .venv/.ready-lab  ## open JupyterLab on the chapters
 	$(BIN)/jupyter lab --notebook-dir nbs

@@ -4,9 +4,10 @@
 
 # %% ../nbs/06_pretrain.ipynb #38bdcf86
 from __future__ import annotations
-import math, signal, threading, time
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import hashlib, itertools, json, math, os, re, signal, threading, time, warnings
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .mae import MAX, as_tensor, check_shape, random_mask
-from .spectra import Spectra, as_counts, fingerprint, write_atomically
+from .mae import MAX, MAXConfig, Normaliser, as_tensor, check_shape, patchify, preset_config, random_mask
+from .spectra import Spectra, as_counts, fingerprint, grouped_split, write_atomically
 
 # %% auto #0
 __all__ = ['KEPT', 'SAVE_EVERY_S', 'STATISTICS_OF', 'mixing_weights', 'recount', 'pick', 'mix_and_recount', 'step_generator',
-           'PretrainSettings', 'draw_batch', 'steps_per_epoch', 'rate_at', 'train_step', 'make_optimizer', 'Trainer',
-           'save_checkpoint', 'load_checkpoint', 'restore', 'patient_interrupt', 'close_epoch', 'check_loss',
-           'one_step', 'run_steps', 'PretrainRun', 'default_epochs', 'as_model', 'check_spectra', 'make_trainer',
-           'finish', 'pretrain', 'informative_patches', 'reconstruction_r2']
+           'PretrainSettings', 'check_settings', 'batch_rows', 'draw_batch', 'steps_per_epoch', 'rate_at', 'shares',
+           'add_gradients', 'check_loss', 'train_step', 'make_optimizer', 'Trainer', 'content_sha256',
+           'checkpoint_state', 'previous', 'write_rotating', 'save_checkpoint', 'BrokenCheckpoint', 'load_checkpoint',
+           'newest_whole', 'restore', 'sweep_up', 'patient_interrupt', 'close_epoch', 'show', 'one_step',
+           'stop_if_asked', 'run_steps', 'PretrainRun', 'default_epochs', 'as_model', 'on_axis', 'check_spectra',
+           'check_masks', 'make_accelerator', 'make_trainer', 'finish', 'as_settings', 'pretrain', 'preview',
+           'informative_patches', 'as_seen', 'reconstruction_r2', 'published_config', 'pretrain_as_published',
+           'sweep_cells', 'cell_name', 'cell_recipe', 'held_out_r2', 'read_cell', 'run_cell', 'sweep', 'plot_sweep']
 
 # %% ../nbs/06_pretrain.ipynb #cdb40fc1
 def mixing_weights(
@@ -70,9 +75,9 @@ def mix_and_recount(
     return recount(mix, total * torch.exp(spread * torch.randn(n, 1, generator=generator)), generator)
 
 # %% ../nbs/06_pretrain.ipynb #11d2bc19
-def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
-    "The source of randomness of one step of one process."
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + rank)
+def step_generator(seed: int, step: int) -> torch.Generator:
+    "The source of randomness of one step, the same in every process."
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 64)
 
 # %% ../nbs/06_pretrain.ipynb #8d0bc252
 @dataclass(frozen=True)
@@ -88,25 +93,47 @@ class PretrainSettings:
     mask_ratio: float = 0.5   # share of patches hidden
     augment: bool = True      # mix and count anew; False: the spectra themselves, as published
     seed: int = 0
+    mixed_precision: str = field(default="no", repr=False) # "no", "bf16" or "fp16" (GPU only)
+    accumulate: int = field(default=1, repr=False) # parts that each batch is worked through in
 
     @classmethod
     def published(cls, **changes):
-        "The recipe of arXiv 2410.12330: AdamW, lr 1e-4, batch 256, 100 epochs, warm-up + cosine, clip 0.5, no augmentation."
-        return cls(**{**dict(epochs=100, batch_size=256, learning_rate=1e-4, warmup=0.1, clip=0.5, augment=False), **changes})
+        "The recipe of arXiv 2410.12330: AdamW, lr 1e-4, batch 256, 100 epochs, warm-up + cosine, clip 0.5, no augmentation; weight decay as torch has it, since the released code gives none."
+        return cls(**{**dict(epochs=100, batch_size=256, learning_rate=1e-4, weight_decay=0.01, warmup=0.1, clip=0.5, augment=False), **changes})
+
+# %% ../nbs/06_pretrain.ipynb #b34e4566
+def check_settings(s: PretrainSettings) -> None:
+    "Raise ValueError for settings that cannot work, naming the entry, what was found and what was expected."
+    def need(ok, name, expected):
+        if not ok: raise ValueError(f"{name} is {getattr(s, name)!r}; expected {expected}")
+    def number(name): return isinstance(getattr(s, name), (int, float, np.number)) and math.isfinite(getattr(s, name))
+    for name in ("epochs", "batch_size", "accumulate"): need(isinstance(getattr(s, name), (int, np.integer)) and getattr(s, name) >= 1, name, "a whole number of at least 1")
+    for name in ("learning_rate", "clip"): need(number(name) and getattr(s, name) > 0, name, "a number above 0")
+    need(number("mask_ratio") and 0 < s.mask_ratio < 1, "mask_ratio", "a share between 0 and 1, both excluded")
+    need(number("warmup") and 0 <= s.warmup < 1, "warmup", "a share from 0 to below 1")
+    need(number("weight_decay") and s.weight_decay >= 0, "weight_decay", "a number of at least 0")
+    need(len(s.betas) == 2 and all(0 <= b < 1 for b in s.betas), "betas", "two numbers from 0 to below 1")
+    need(isinstance(s.seed, (int, np.integer)) and 0 <= s.seed < 2**36, "seed", "a whole number from 0 to 2**36")
+    need(s.mixed_precision in ("no", "bf16", "fp16"), "mixed_precision", "'no', 'bf16' or 'fp16'")
 
 # %% ../nbs/06_pretrain.ipynb #deb78d62
+def batch_rows(n: int, step: int, settings: PretrainSettings) -> Tensor:
+    "Rows of the spectra that a step sees: (B, 3), the parents of its mixtures, or (B,), the next ones of this epoch's order."
+    if settings.augment: return torch.randint(n, (settings.batch_size, 3), generator=step_generator(settings.seed, step))
+    epoch, i = divmod(step, steps_per_epoch(n, settings.batch_size))
+    order = torch.randperm(n, generator=step_generator(settings.seed, -1 - epoch))
+    return order[i * settings.batch_size : (i + 1) * settings.batch_size]
+
+# %% ../nbs/06_pretrain.ipynb #b532b98a
 def draw_batch(
     counts: np.ndarray | Tensor, # (N, C) all spectra
     step: int,                  # which step
     settings: PretrainSettings,
-    rank: int = 0,              # which process
 ) -> tuple[Tensor, torch.Generator]:  # (B, C) counts, and the generator to draw the mask from
     "The spectra of one step: fresh mixtures, or the next ones of this epoch's order."
-    generator = step_generator(settings.seed, step, rank)
+    generator = step_generator(settings.seed, step)
     if settings.augment: return mix_and_recount(counts, settings.batch_size, generator), generator
-    epoch, i = divmod(step, steps_per_epoch(len(counts), settings.batch_size))
-    order = torch.randperm(len(counts), generator=step_generator(settings.seed, -1 - epoch))
-    return pick(counts, order[i * settings.batch_size : (i + 1) * settings.batch_size]), generator
+    return pick(counts, batch_rows(len(counts), step, settings)), generator
 
 # %% ../nbs/06_pretrain.ipynb #7d383251
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -126,16 +153,50 @@ def rate_at(
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 # %% ../nbs/06_pretrain.ipynb #2ac2b9e1
+def shares(
+    n: int,               # rows of the batch
+    processes: int = 1,   # among which it is divided
+    rank: int = 0,        # which of them is asking
+    accumulate: int = 1,  # parts that each works through one after the other
+) -> list[tuple[slice, float]]:  # rows, and their weight in the mean over the batch
+    "This process's parts of a batch. A part that would be empty gets one row and no weight, so that all processes do the same."
+    edges = [round(i * n / (processes * accumulate)) for i in range(processes * accumulate + 1)]
+    own = edges[rank * accumulate : (rank + 1) * accumulate + 1]
+    return [(slice(a, b), (b - a) / n) if b > a else (slice(0, 1), 0.0) for a, b in zip(own, own[1:])]
+
+# %% ../nbs/06_pretrain.ipynb #91a0685a
+def add_gradients(model, accelerator, batch: Tensor, mask: Tensor, accumulate: int = 1) -> Tensor:
+    "Forward and backward over this process's parts of (B, C) counts and (B, L) mask; the loss of the whole batch."
+    parts, total = shares(len(batch), accelerator.num_processes, accelerator.process_index, accumulate), 0.0
+    for i, (rows, weight) in enumerate(parts):
+        with nullcontext() if i == len(parts) - 1 else accelerator.no_sync(model):
+            loss = weight * model(batch[rows].to(accelerator.device), mask=mask[rows].to(accelerator.device)).loss
+            accelerator.backward(loss * accelerator.num_processes)
+        total = total + loss.detach()
+    return accelerator.reduce(total, "sum")
+
+# %% ../nbs/06_pretrain.ipynb #ab3ca744
+def check_loss(loss: float, norm: float, step: int, n: int, s: PretrainSettings) -> None:
+    "Stop a run that has diverged (loss, or gradient norm where there is one, not finite), naming the step and its rows of `n` spectra, with advice."
+    if math.isfinite(loss) and math.isfinite(norm): return
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+    rows = batch_rows(n, step, s).flatten().unique().tolist()
+    shown = ", ".join(map(str, rows[:12])) + (f" and {len(rows) - 12} more" if len(rows) > 12 else "")
+    raise FloatingPointError(f"{what} at step {step} (seed {s.seed}, spectra in rows {shown}). Nothing was changed or saved by this step. Try a learning rate below {s.learning_rate:g}, "
+                             f"look at these spectra with `draw_batch(counts, {step}, settings)`" + ("" if s.mixed_precision == "no" else ", or mixed_precision='no'"))
+
+# %% ../nbs/06_pretrain.ipynb #15aba69d
 def train_step(model, optimizer, accelerator, counts: np.ndarray | Tensor, step: int, total: int, settings: PretrainSettings) -> float:
-    "One optimisation step; returns the loss."
+    "One optimisation step; returns the loss. FloatingPointError, with nothing changed, where it is not finite."
     for group in optimizer.param_groups: group["lr"] = rate_at(step, total, settings.learning_rate, settings.warmup)
-    batch, generator = draw_batch(counts, step, settings, accelerator.process_index)
+    batch, generator = draw_batch(counts, step, settings)
     mask = random_mask(len(batch), accelerator.unwrap_model(model).config.n_patches, settings.mask_ratio, generator)
-    loss = model(batch.to(accelerator.device), mask=mask.to(accelerator.device)).loss
-    accelerator.backward(loss)
-    accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+    loss = add_gradients(model, accelerator, batch, mask, settings.accumulate)
+    norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+    loss, norm = torch.stack([loss.float(), norm.float()]).tolist()
+    check_loss(loss, 0.0 if accelerator.scaler else norm, step, len(counts), settings)
     optimizer.step(); optimizer.zero_grad()
-    return float(loss.detach())
+    return loss
 
 # %% ../nbs/06_pretrain.ipynb #39667d3d
 def make_optimizer(model: MAX, settings: PretrainSettings) -> torch.optim.Optimizer:
@@ -160,6 +221,7 @@ class Trainer:
     history: list = field(default_factory=list)  # a row for each finished epoch
     losses: list = field(default_factory=list)   # of the running epoch
     seconds: float = 0.0         # time spent, earlier parts of a resumed run included
+    on_epoch: Callable | None = None # called with the PretrainRun so far after each epoch
 
     @property
     def per_epoch(self) -> int: return steps_per_epoch(len(self.counts), self.settings.batch_size)
@@ -167,77 +229,155 @@ class Trainer:
     def total(self) -> int: return self.settings.epochs * self.per_epoch
 
 # %% ../nbs/06_pretrain.ipynb #bb400dba
-def save_checkpoint(t: Trainer) -> None:
-    "Write all that a resumed run needs; nothing where no folder was given."
-    if t.checkpoint is None or not t.accelerator.is_main_process: return
-    weights = t.accelerator.unwrap_model(t.model).state_dict()
-    state = dict(weights=weights, optimizer=t.optimizer.state_dict(), identity=t.identity, **{k: getattr(t, k) for k in KEPT})
-    write_atomically(t.checkpoint, lambda p: torch.save(state, p))
+def content_sha256(x) -> str:
+    "SHA-256 of nested dicts, lists and tensors."
+    name = hashlib.sha256()
+    def add(x):
+        if isinstance(x, Tensor):
+            name.update(f"{x.dtype}{tuple(x.shape)}".encode()); name.update(x.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+        elif isinstance(x, dict):
+            name.update(b"{"); [(add(k), add(v)) for k, v in x.items()]; name.update(b"}")
+        elif isinstance(x, (list, tuple)):
+            name.update(b"["); [add(v) for v in x]; name.update(b"]")
+        else: name.update(f"{type(x).__name__} {x!r};".encode())
+    add(x)
+    return name.hexdigest()
 
+# %% ../nbs/06_pretrain.ipynb #c91e45ee
 KEPT = ("step", "history", "losses", "seconds")
 
-# %% ../nbs/06_pretrain.ipynb #ecfa22ee
+def checkpoint_state(t: Trainer) -> dict:
+    "All that a resumed run needs, with its checksum."
+    state = dict(weights=t.accelerator.unwrap_model(t.model).state_dict(), optimizer=t.optimizer.state_dict(), identity=t.identity, **{k: getattr(t, k) for k in KEPT})
+    if t.accelerator.scaler: state["scaler"] = t.accelerator.scaler.state_dict()
+    return {**state, "sha256": content_sha256(state)}
+
+# %% ../nbs/06_pretrain.ipynb #7e26308c
+def previous(checkpoint: Path) -> Path:
+    "Where the checkpoint before the newest is kept."
+    return checkpoint.with_name(f"{checkpoint.stem}-previous{checkpoint.suffix}")
+
+def write_rotating(state: dict, checkpoint: Path) -> None:
+    "Write `state` to `checkpoint`; what was there becomes the previous one."
+    def write(part):
+        with open(part, "wb") as file: torch.save(state, file); file.flush(); os.fsync(file.fileno())
+        if checkpoint.exists(): os.replace(checkpoint, previous(checkpoint))
+    write_atomically(checkpoint, write)
+
+# %% ../nbs/06_pretrain.ipynb #bfef6c10
+def save_checkpoint(t: Trainer) -> None:
+    "Write all that a resumed run needs; nothing where no folder was given. OSError where it cannot be written; those that were there stay."
+    if t.checkpoint is None or not t.accelerator.is_main_process: return
+    try: write_rotating(checkpoint_state(t), t.checkpoint)
+    except (OSError, RuntimeError) as e:
+        kept = [str(p) for p in (t.checkpoint, previous(t.checkpoint)) if p.exists()]
+        raise OSError(f"{t.checkpoint}: the checkpoint of step {t.step} could not be written ({e}). " + (f"{kept[0]} is as it was; make room and resume" if kept else "There is none yet")) from e
+
+# %% ../nbs/06_pretrain.ipynb #4aba69f4
+class BrokenCheckpoint(ValueError):
+    "A file that is no whole checkpoint."
+
 def load_checkpoint(path: Path, identity: dict) -> dict:
-    "The checkpoint at `path`; ValueError if it is broken or belongs to another run, naming what differs."
-    try: state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e: raise ValueError(f"{path}: not a whole checkpoint ({type(e).__name__}); remove it, or start with resume=False") from None
-    other = [f"{k} was {state['identity'].get(k)}, is now {v}" for k, v in identity.items() if state["identity"].get(k) != v]
+    "The checkpoint at `path`. BrokenCheckpoint if it is cut short or changed; ValueError if it belongs to another run, naming what differs."
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        told = state.pop("sha256", None)
+        if set(state) - {"scaler"} != {"weights", "optimizer", "identity", *KEPT} or told not in (None, content_sha256(state)): raise ValueError("its content is not what was written")
+    except Exception as e: raise BrokenCheckpoint(f"{path}: not a whole checkpoint ({type(e).__name__}: {' '.join(str(e).split())[:160]})") from None
+    was = state["identity"]
+    other = [f"{k} was {was.get(k)}, is now {identity.get(k)}" for k in {**identity, **was} if was.get(k) != identity.get(k)]
     if other: raise ValueError(f"{path} belongs to another run: " + "; ".join(other))
     return state
 
-# %% ../nbs/06_pretrain.ipynb #c91e45ee
+# %% ../nbs/06_pretrain.ipynb #a17ee8b1
+def newest_whole(checkpoint: Path, identity: dict) -> tuple[Path, dict] | None:
+    "The newest checkpoint that is whole, and its file; None where there is none at all. ValueError where all are broken."
+    broken = []
+    for path in filter(Path.exists, (checkpoint, previous(checkpoint))):
+        try: state = load_checkpoint(path, identity)
+        except BrokenCheckpoint as e: broken.append(str(e)); continue
+        if broken: warnings.warn(f"{broken[0]}; going on from {path.name}, step {state['step']}", stacklevel=2)
+        return path, state
+    if broken: raise ValueError("; ".join(broken) + ". Remove what is broken to begin anew, or start with resume=False")
+
+# %% ../nbs/06_pretrain.ipynb #8330c1fb
 def restore(t: Trainer) -> None:
-    "Take up the state of the checkpoint, if there is one."
-    if t.checkpoint is None or not t.checkpoint.exists(): return
-    state = load_checkpoint(t.checkpoint, t.identity)
+    "Take up the state of the newest whole checkpoint, if there is one."
+    found = newest_whole(t.checkpoint, t.identity) if t.checkpoint else None
+    if found is None: return
+    path, state = found
     t.accelerator.unwrap_model(t.model).load_state_dict(state["weights"])
     t.optimizer.load_state_dict(state["optimizer"])
+    if t.accelerator.scaler and "scaler" in state: t.accelerator.scaler.load_state_dict(state["scaler"])
     for k in KEPT: setattr(t, k, state[k])
+    t.accelerator.wait_for_everyone()
+    if path != t.checkpoint and t.accelerator.is_main_process: os.replace(path, t.checkpoint)
 
-# %% ../nbs/06_pretrain.ipynb #7e26308c
+# %% ../nbs/06_pretrain.ipynb #05dabdd7
+def sweep_up(checkpoint: Path | None) -> None:
+    "Remove what writers that were killed have left beside `checkpoint`."
+    if checkpoint is None: return
+    for part in checkpoint.parent.glob(f".{checkpoint.stem}.????????{checkpoint.suffix}"): part.unlink(missing_ok=True)
+
+# %% ../nbs/06_pretrain.ipynb #bbb5040f
 @contextmanager
 def patient_interrupt():
-    "Yields a list that is no longer empty once the user has pressed Ctrl-C. Outside the main thread it does nothing."
+    "Yields a list that is no longer empty once the user has pressed Ctrl-C, or somebody sent SIGTERM. Outside the main thread it does nothing."
     asked = []
     if threading.current_thread() is not threading.main_thread(): yield asked; return
-    before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    def note(number, frame): asked.append(number); signal.signal(number, before[number])
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before: signal.signal(number, note)
     try: yield asked
-    finally: signal.signal(signal.SIGINT, before)
+    finally:
+        for number, handler in before.items(): signal.signal(number, handler)
 
-# %% ../nbs/06_pretrain.ipynb #bfef6c10
+# %% ../nbs/06_pretrain.ipynb #40ec2cca
 def close_epoch(t: Trainer) -> None:
-    "Add a row to the history at the end of an epoch."
+    "Add a row to the history at the end of an epoch, and tell who wants to know."
     if t.step % t.per_epoch: return
     t.history.append(dict(epoch=t.step // t.per_epoch, step=t.step, loss=float(np.mean(t.losses)), learning_rate=t.optimizer.param_groups[0]["lr"], seconds=t.seconds))
     t.losses = []
+    t.accelerator.log({k: v for k, v in t.history[-1].items() if k != "step"}, step=t.step)
+    if t.on_epoch and t.accelerator.is_main_process: show(t)
 
-# %% ../nbs/06_pretrain.ipynb #4aba69f4
-def check_loss(t: Trainer) -> None:
-    "Stop a run that has diverged, with advice."
-    if math.isfinite(t.losses[-1]): return
-    raise FloatingPointError(f"the loss is {t.losses[-1]} at step {t.step} (seed {t.settings.seed}); try a learning rate below {t.settings.learning_rate:g}, and look for spectra without counts")
+# %% ../nbs/06_pretrain.ipynb #6245cd9c
+def show(t: Trainer) -> None:
+    "Call the run's `on_epoch` with the run so far."
+    model = t.accelerator.unwrap_model(t.model).eval()
+    try: t.on_epoch(PretrainRun(model, pd.DataFrame(t.history), t.settings))
+    finally: t.model.train()
 
-# %% ../nbs/06_pretrain.ipynb #a17ee8b1
+# %% ../nbs/06_pretrain.ipynb #255987b9
 def one_step(t: Trainer) -> None:
     "Train one step and keep the books."
     began = time.monotonic()
     t.losses.append(train_step(t.model, t.optimizer, t.accelerator, t.counts, t.step, t.total, t.settings))
     t.step += 1; t.seconds += time.monotonic() - began
-    check_loss(t); close_epoch(t)
+    close_epoch(t)
 
-# %% ../nbs/06_pretrain.ipynb #8330c1fb
+# %% ../nbs/06_pretrain.ipynb #ff47ddb5
+def stop_if_asked(t: Trainer, asked: list) -> None:
+    "Where any process was asked to stop: save, and raise KeyboardInterrupt in all."
+    if t.accelerator.num_processes > 1: asked = [True] * int(t.accelerator.reduce(torch.tensor(len(asked), device=t.accelerator.device), "sum"))
+    if not asked: return
+    save_checkpoint(t)
+    kept = f"the checkpoint {t.checkpoint} resumes it" if t.checkpoint else "nothing was kept, since no folder `out` was given"
+    raise KeyboardInterrupt(f"stopped after step {t.step} of {t.total}; {kept}")
+
+# %% ../nbs/06_pretrain.ipynb #489fbb3c
 def run_steps(t: Trainer, progress: bool = True) -> None:
-    "Train to the end; on Ctrl-C finish the step, save, and raise KeyboardInterrupt."
+    "Train to the end; on Ctrl-C or SIGTERM finish the step, save, and raise KeyboardInterrupt."
     from tqdm.auto import tqdm
-    saved = time.monotonic()
-    with patient_interrupt() as asked, tqdm(total=t.total, initial=t.step, desc="pre-training", disable=not progress, unit="step") as bar:
+    saved, silent = time.monotonic(), not (progress and t.accelerator.is_main_process)
+    with patient_interrupt() as asked, tqdm(total=t.total, initial=t.step, desc="pre-training", disable=silent, unit="step") as bar:
         while t.step < t.total:
             one_step(t); bar.update()
             if t.history: bar.set_postfix_str(f"loss {t.history[-1]['loss']:.4f}", refresh=False)
-            if asked: save_checkpoint(t); raise KeyboardInterrupt(f"stopped after step {t.step} of {t.total}; the checkpoint {t.checkpoint} resumes it")
-            if time.monotonic() - saved > SAVE_EVERY_S: save_checkpoint(t); saved = time.monotonic()
+            stop_if_asked(t, asked)
+            if time.monotonic() - saved >= SAVE_EVERY_S: save_checkpoint(t); saved = time.monotonic()
 
-SAVE_EVERY_S = 30
+SAVE_EVERY_S = 30 # about the work that is lost when a process is killed
 
 # %% ../nbs/06_pretrain.ipynb #657df098
 @dataclass
@@ -253,43 +393,83 @@ def default_epochs(n: int, batch_size: int, steps: int = 1500) -> int:
     return max(100, math.ceil(steps / steps_per_epoch(n, batch_size)))
 
 # %% ../nbs/06_pretrain.ipynb #66a43676
-def as_model(model_or_preset, spectra: Spectra, seed: int) -> MAX:
-    "A MAX passes through, to be trained on; a preset's name becomes a fresh model that has learned the spectra's channel statistics."
-    if isinstance(model_or_preset, MAX): return model_or_preset
-    axis = spectra.axis
-    model = MAX.from_preset(model_or_preset, seed=seed, n_channels=axis.n_channels, gain_kev=axis.gain_kev, offset_kev=axis.offset_kev)
+def as_model(model_or_preset, spectra: Spectra, seed: int, config: dict | None = None) -> MAX:
+    "A MAX passes through, to be trained on; a preset's name, with entries of MAXConfig changed by `config`, becomes a fresh model that has learned the spectra's channel statistics, if it uses any."
+    if isinstance(model_or_preset, MAX):
+        if config: raise ValueError(f"config is {config}, but the model given has its own; expected a preset's name beside it")
+        return model_or_preset
+    if not isinstance(spectra, Spectra): raise ValueError(f"spectra are {type(spectra).__name__}; expected Spectra, whose energy axis a preset needs")
+    model = MAX.from_preset(model_or_preset, seed=seed, **on_axis(spectra.axis, config))
+    if model.normaliser.over != "channel": return model
     size = STATISTICS_OF if spectra.on_disk else max(1, len(spectra))
     model.normaliser.learn(as_tensor(spectra.counts[i : i + size], model.config)[:, : model.config.n_window] for i in range(0, len(spectra), size))
     return model
 
 STATISTICS_OF = 8192 # spectra on disk that are floats at a time
 
+def on_axis(axis, config: dict | None = None) -> dict:
+    "Entries of MAXConfig for spectra on this axis, and those of `config`."
+    return dict(n_channels=axis.n_channels, gain_kev=axis.gain_kev, offset_kev=axis.offset_kev) | (config or {})
+
 # %% ../nbs/06_pretrain.ipynb #744c6589
 def check_spectra(counts: np.ndarray, settings: PretrainSettings) -> None:
-    "What pre-training cannot work with, said before it starts."
+    "What pre-training cannot work with, said before it starts. ValueError."
+    check_settings(settings)
+    as_counts(counts) # finite, and none below 0
     empty = np.flatnonzero(counts.sum(1) <= 0)
     if len(empty): raise ValueError(f"{len(empty)} of {len(counts)} spectra hold no counts (first: row {empty[0]}); leave them out first")
     if len(counts) < 2: raise ValueError(f"{len(counts)} spectrum is not enough to pre-train on; expected at least 2")
-    if settings.epochs < 1 or settings.batch_size < 1: raise ValueError(f"epochs is {settings.epochs}, batch_size {settings.batch_size}; expected at least 1")
 
 # %% ../nbs/06_pretrain.ipynb #f6e257d3
-def make_trainer(model: MAX, counts: np.ndarray, settings: PretrainSettings, out) -> Trainer:
-    "A run at step 0."
+def check_masks(config, settings: PretrainSettings) -> None:
+    "ValueError where the mask ratio leaves a model no patch to see, or none to guess."
+    seen = int(config.n_patches * (1 - settings.mask_ratio))
+    if not 0 < seen < config.n_patches: raise ValueError(f"mask_ratio is {settings.mask_ratio}, which hides {config.n_patches - seen} of the model's {config.n_patches} patches; expected at least one hidden and one visible")
+
+# %% ../nbs/06_pretrain.ipynb #7baf685c
+def make_accelerator(settings: PretrainSettings, log_with=None, out=None):
+    "accelerate's Accelerator for these settings. ValueError for a tracker that is unknown or not installed, and for fp16 without a GPU."
     from accelerate import Accelerator
-    check_shape(counts, model.config)
+    from accelerate.state import AcceleratorState
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != settings.mixed_precision: AcceleratorState._reset_state()
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision, log_with=log_with, project_dir=out)
+    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu": raise ValueError("mixed_precision is 'fp16', which needs a GPU; expected 'no' or 'bf16' on this machine")
+    wanted = log_with if isinstance(log_with, (list, tuple)) else [log_with] if log_with else []
+    if len(accelerator.log_with) < len(wanted): raise ValueError(f"log_with is {log_with!r}, but only {[str(w) for w in accelerator.log_with]} are installed here; install the rest (`pip install tensorboard`), or leave it out")
+    if wanted: accelerator.init_trackers("max_nb", config={k: str(v) for k, v in asdict(settings).items()})
+    return accelerator
+
+# %% ../nbs/06_pretrain.ipynb #6b5785ec
+def make_trainer(model: MAX, counts: np.ndarray, settings: PretrainSettings, out, log_with=None, on_epoch=None) -> Trainer:
+    "A run at step 0."
+    check_shape(counts, model.config); check_masks(model.config, settings)
     identity = dict(settings=repr(settings), config=repr(model.config), data=fingerprint(counts))
-    accelerator = Accelerator()
+    arithmetic = {f.name: getattr(settings, f.name) for f in fields(settings) if not f.repr and getattr(settings, f.name) != f.default}
+    accelerator = make_accelerator(settings, log_with, out)
     prepared, optimizer = accelerator.prepare(model.train(), make_optimizer(model, settings))
-    return Trainer(prepared, optimizer, accelerator, counts, settings, identity, Path(out) / "checkpoint.pt" if out else None)
+    return Trainer(prepared, optimizer, accelerator, counts, settings, identity | arithmetic, Path(out) / "checkpoint.pt" if out else None, on_epoch=on_epoch)
 
 # %% ../nbs/06_pretrain.ipynb #fd45ad7d
 def finish(t: Trainer, out) -> PretrainRun:
     "The result; with a folder, the model and its history are written there and the last checkpoint kept."
-    run = PretrainRun(t.accelerator.unwrap_model(t.model).cpu().eval(), pd.DataFrame(t.history), t.settings)
+    if out: save_checkpoint(t)
+    model = t.accelerator.unwrap_model(t.model, keep_fp32_wrapper=False).cpu().eval()
+    vars(model).pop("forward", None) # mixed precision had wrapped it
+    run = PretrainRun(model, pd.DataFrame(t.history), t.settings)
     if out and t.accelerator.is_main_process:
-        save_checkpoint(t); run.model.save_pretrained(out)
+        run.model.save_pretrained(out)
         write_atomically(Path(out) / "history.csv", lambda p: run.history.to_csv(p, index=False))
+    t.accelerator.wait_for_everyone()
     return run
+
+# %% ../nbs/06_pretrain.ipynb #a67bb173
+def as_settings(settings, n: int, epochs, mask_ratio, batch_size, seed, more: dict) -> PretrainSettings:
+    "`settings` as given, or made of its entries. ValueError where both are given."
+    given = dict(epochs=epochs, mask_ratio=mask_ratio, batch_size=batch_size, seed=seed, **more)
+    if settings is None: return PretrainSettings(**{**given, "epochs": default_epochs(n, max(1, batch_size)) if epochs is None else epochs})
+    both = [k for k, v in given.items() if v != dict(epochs=None, mask_ratio=0.5, batch_size=64, seed=0).get(k)]
+    if both: raise ValueError(f"{', '.join(both)} given beside settings; expected either settings or its entries, as in PretrainSettings.published(epochs=10)")
+    return settings
 
 # %% ../nbs/06_pretrain.ipynb #306a612a
 def pretrain(
@@ -297,22 +477,43 @@ def pretrain(
     model_or_preset: MAX | str = "tiny",    # a model to train on (it is changed in place), or a preset's name
     epochs: int | None = None,              # passes over the spectra (None: about 1,500 steps, at least 100 epochs)
     mask_ratio: float = 0.5,                # share of patches hidden
-    batch_size: int = 64,
+    batch_size: int = 64,                   # spectra a step, of all processes together
     seed: int = 0,                          # of weights, mixtures and masks
     out: str | Path | None = None,          # folder for the model, its history and checkpoints
     resume: bool = False,                   # go on from the checkpoint in `out`, if there is one
     progress: bool = True,                  # show a bar
     settings: PretrainSettings | None = None, # all of the above at once, e.g. PretrainSettings.published()
+    config: dict | None = None,             # entries of MAXConfig to change in the preset, e.g. dict(normalisation="log", loss_on="all")
+    on_epoch: Callable | None = None,       # called with the PretrainRun so far after each epoch
+    log_with = None,                        # trackers of accelerate: "tensorboard", "wandb", an object of theirs, or a list
     **more,                                 # other entries of PretrainSettings
 ) -> PretrainRun:
-    "Train a masked autoencoder on unlabelled spectra. ValueError for empty spectra, a wrong axis, or a checkpoint of another run."
+    "Train a masked autoencoder on unlabelled spectra. ValueError for spectra and settings that cannot work, a wrong axis, or a checkpoint of another run; FloatingPointError where it diverges; OSError where the disk is full."
     counts = as_counts(spectra)
-    settings = settings or PretrainSettings(epochs or default_epochs(len(counts), batch_size), batch_size, mask_ratio=mask_ratio, seed=seed, **more)
+    settings = as_settings(settings, len(counts), epochs, mask_ratio, batch_size, seed, more)
     check_spectra(counts, settings)
-    trainer = make_trainer(as_model(model_or_preset, spectra, settings.seed), counts, settings, out)
-    if resume: restore(trainer)
-    run_steps(trainer, progress)
-    return finish(trainer, out)
+    trainer = make_trainer(as_model(model_or_preset, spectra, settings.seed, config), counts, settings, out, log_with, on_epoch)
+    if trainer.accelerator.is_main_process: sweep_up(trainer.checkpoint)
+    try:
+        if resume: restore(trainer)
+        run_steps(trainer, progress)
+        return finish(trainer, out)
+    finally:
+        for tracker in trainer.accelerator.trackers: tracker.finish()
+
+# %% ../nbs/06_pretrain.ipynb #b05de73e
+def preview(
+    model: MAX,
+    spectra: Spectra,         # to choose from
+    row: int = 0,             # which of them
+    mask_ratio: float = 0.5,  # share of patches hidden
+    seed: int = 0,            # which patches
+):                            # plotly Figure
+    "Measured spectrum, hidden patches, and what the model fills in."
+    from max_nb.plots import plot_reconstruction
+    mask = random_mask(1, model.config.n_patches, mask_ratio, torch.Generator().manual_seed(seed))
+    filled = model.reconstruct(spectra.counts[row : row + 1], mask)
+    return plot_reconstruction(spectra.axis, spectra.counts[row], filled[0].numpy(force=True), mask[0].numpy(), model.patch_edges_kev)
 
 # %% ../nbs/06_pretrain.ipynb #7dcbaf22
 def informative_patches(counts: Tensor, config, least: float = 1e-3) -> Tensor:
@@ -321,17 +522,148 @@ def informative_patches(counts: Tensor, config, least: float = 1e-3) -> Tensor:
     return by_patch >= least * by_patch.sum()
 
 # %% ../nbs/06_pretrain.ipynb #4342f3c7
+def as_seen(
+    model: MAX,
+    units: str | None,  # one of NORMALISATIONS; None: the model's own
+    known: Tensor,      # (N, C) raw counts that the normalisation learns from
+) -> Callable:          # (B, C) raw counts -> (B, L, P)
+    "Patches in some normalised units."
+    if units is None: return model.patches
+    n, judge = model.config.n_window, Normaliser(units, model.config.n_window).to(known.device)
+    if judge.over == "channel": judge.learn(known[:, :n])
+    return lambda counts: patchify(judge(counts[:, :n]), model.config.patch_size)
+
+# %% ../nbs/06_pretrain.ipynb #770cfb22
 @torch.no_grad()
 def reconstruction_r2(
     model: MAX,
     spectra,               # (B, C) raw counts to hide and guess
     reference,             # (N, C) raw counts whose per-channel mean is the rival
     seed: int = 0,         # of the masks
+    units: str | None = None, # one of NORMALISATIONS, to judge models of different normalisation alike; None: the model's own
 ) -> float:
     "Share of the variance about the per-channel mean that the guess explains, on hidden informative patches."
-    counts, known = as_tensor(spectra, model.config), as_tensor(reference, model.config)
-    truth, mean = model.patches(counts), model.patches(known).mean(0)
-    out = model(counts, seed=seed)
-    guess = out.reconstruction[:, : model.config.n_window].unflatten(1, truth.shape[1:])
+    counts, known = as_tensor(spectra, model.config, model.device), as_tensor(reference, model.config, model.device)
+    see, out = as_seen(model, units, known), model(counts, seed=seed)
+    truth, mean = see(counts), see(known).mean(0)
+    guess = see(model.reconstruct(counts, out.mask)) if units else patchify(out.reconstruction[:, : model.config.n_window], model.config.patch_size)
     scored = out.mask & informative_patches(known, model.config)
     return float(1 - (guess - truth)[scored].square().sum() / (mean - truth)[scored].square().sum())
+
+# %% ../nbs/06_pretrain.ipynb #d8979a80
+def published_config(
+    axis,                         # EnergyAxis of the spectra
+    transform: str = "instance",  # "instance", "channel" or "log"
+    loss_on: str = "hidden",      # patches that the loss counts: "hidden" or "all"
+) -> dict:                        # entries of MAXConfig
+    "How the published model reads spectra: the whole axis in patches of 16 channels. (Its \"channel\" did not bring spectra to the same total first; ours does.)"
+    if transform not in ("instance", "channel", "log"): raise ValueError(f"transform is {transform!r}; the published ones are 'instance', 'channel' and 'log'")
+    return dict(max_kev=float(axis.edges[-1]), patch_size=16, normalisation=transform, loss_on=loss_on)
+
+# %% ../nbs/06_pretrain.ipynb #c2bc297a
+def pretrain_as_published(
+    spectra: Spectra,            # unlabelled spectra
+    transform: str = "instance", # "instance", "channel" or "log"
+    loss_on: str = "hidden",     # "hidden" or "all"
+    preset: str = "base",        # the paper's is ViT-base
+    changes: dict | None = None, # entries of PretrainSettings to change, e.g. dict(mask_ratio=0.8)
+    **options,                   # of `pretrain`: out, resume, progress, on_epoch, log_with
+) -> PretrainRun:
+    "Pre-train with the recipe of arXiv 2410.12330."
+    return pretrain(spectra, preset, settings=PretrainSettings.published(**changes or {}), config=published_config(spectra.axis, transform, loss_on), **options)
+
+# %% ../nbs/06_pretrain.ipynb #f84d94ef
+def sweep_cells(over: dict, seeds) -> list[dict]:
+    "Every combination of the values, for every seed."
+    return [dict(zip(over, values), seed=seed) for values in itertools.product(*over.values()) for seed in seeds]
+
+def cell_name(cell: dict) -> str:
+    "A folder's name for a combination."
+    return re.sub(r"[^\w.=,+-]", "_", ",".join(f"{k}={v}" for k, v in cell.items()))
+
+# %% ../nbs/06_pretrain.ipynb #f1789af6
+def cell_recipe(
+    cell: dict,    # entries of PretrainSettings and MAXConfig
+    preset: str,
+    train: Spectra,
+) -> tuple[PretrainSettings, dict]:  # settings, and entries of MAXConfig to change in the preset
+    "What a cell is trained with. ValueError for entries that are unknown or cannot work."
+    names = {f.name for f in fields(PretrainSettings)}
+    config = {k: v for k, v in cell.items() if k not in names}
+    unknown = config.keys() - {f.name for f in fields(MAXConfig)}
+    if unknown: raise ValueError(f"unknown entries {sorted(unknown)}; expected entries of PretrainSettings or MAXConfig")
+    settings = PretrainSettings(**{"epochs": default_epochs(len(train), cell.get("batch_size", 64)), **{k: v for k, v in cell.items() if k in names}})
+    check_spectra(train.counts, settings); check_masks(preset_config(preset, **on_axis(train.axis, config)), settings)
+    return settings, config
+
+# %% ../nbs/06_pretrain.ipynb #ab967641
+def held_out_r2(
+    model: MAX,
+    train: Spectra, # what the model was trained on
+    test: Spectra,  # groups it has not seen
+) -> float:
+    "Reconstruction R2 on informative patches of held-out groups, in units of the square root of counts."
+    return reconstruction_r2(model, test, train, units="sqrt-channel")
+
+# %% ../nbs/06_pretrain.ipynb #1cfa178f
+def read_cell(folder: Path | None, made_from: dict) -> dict:
+    "Scores by name of a finished cell; empty where there is none. ValueError if it was made from something else."
+    path = Path(folder) / "scores.json" if folder else None
+    if path is None or not path.exists(): return {}
+    found = json.loads(path.read_text())
+    other = [f"{k} was {found['made_from'].get(k)}, is now {v}" for k, v in made_from.items() if found["made_from"].get(k) != v]
+    if other: raise ValueError(f"{path} belongs to another study: " + "; ".join(other))
+    return found["scores"]
+
+# %% ../nbs/06_pretrain.ipynb #af436d68
+def run_cell(train: Spectra, test: Spectra, preset: str, settings: PretrainSettings, config: dict, score, folder: Path | None) -> dict:
+    "Train and score one cell, or read what is kept; a run that diverges scores NaN."
+    made_from = dict(settings=repr(asdict(settings)), config=repr(config), preset=preset, data=fingerprint(train), held_out=fingerprint(test))
+    kept, name = read_cell(folder, made_from), f"{score.__module__}.{score.__qualname__}"
+    if name in kept: return kept[name]
+    try: model = MAX.from_pretrained(folder) if kept else pretrain(train, preset, settings=settings, config=config, out=folder, resume=True, progress=False).model
+    except FloatingPointError as e: warnings.warn(f"{folder or preset}: {e}"); return dict(score=math.nan)
+    result = score(model, train, test)
+    result = {k: float(v) for k, v in (result if isinstance(result, dict) else dict(score=result)).items()}
+    if folder:
+        write_atomically(folder / "scores.json", lambda p: p.write_text(json.dumps(dict(made_from=made_from, scores={**kept, name: result}), indent=1)))
+        for path in (folder / "checkpoint.pt", previous(folder / "checkpoint.pt")): path.unlink(missing_ok=True)
+    return result
+
+# %% ../nbs/06_pretrain.ipynb #2432e1b4
+def sweep(
+    spectra: Spectra,        # unlabelled spectra of several groups
+    over: dict,              # entries of PretrainSettings or MAXConfig, and the values to try
+    score: Callable = held_out_r2, # (model, train, test) -> a number, or numbers by name; a named function, since its name is what its scores are kept under
+    seeds: tuple = (0,),     # runs for each combination
+    out: str | Path | None = None, # folder that keeps each cell as it is done; the same call goes on from there
+    preset: str = "tiny",
+    test: float = 0.2,       # share of spectra to hold out, in whole groups
+    by: str = "core",        # column of info that names the groups
+    progress: bool = True,   # show a bar
+    **fixed,                 # entries that are the same in all cells, e.g. epochs=50
+) -> pd.DataFrame:           # a row for each run: its values, seed, and `score` (or what the function names)
+    "Pre-train with every combination of values and score each model on held-out groups. ValueError, before anything starts, for what cannot work."
+    from tqdm.auto import tqdm
+    if "seed" in over or "seed" in fixed: raise ValueError("seed is given among the entries; expected seeds=(0, 1, ...)")
+    train, held_out = grouped_split(spectra, test, by)
+    cells = sweep_cells(over, seeds)
+    recipes = [cell_recipe({**fixed, **cell}, preset, train) for cell in cells]
+    return pd.DataFrame([{**cell, **run_cell(train, held_out, preset, *recipe, score, Path(out) / cell_name(cell) if out else None)}
+                         for cell, recipe in zip(cells, tqdm(recipes, desc="sweep", unit="run", disable=not progress))])
+
+# %% ../nbs/06_pretrain.ipynb #0a9e6f33
+def plot_sweep(
+    table: pd.DataFrame,     # what `sweep` returns
+    x: str,                  # the entry to draw along
+    score: str = "score",    # column
+    by: str | None = None,   # another entry, a colour for each of its values
+):                           # plotly Figure
+    "Scores of a sweep: a dot for each run, a line through the means."
+    from max_nb.plots import empty_figure
+    fig = empty_figure(x.replace("_", " "), score.replace("_", " "))
+    for i, (name, rows) in enumerate(table.groupby(by, sort=False) if by else [(score, table)]):
+        mean, colour = rows.groupby(x, sort=False)[score].mean(), fig.layout.template.layout.colorway[i % len(fig.layout.template.layout.colorway)]
+        fig.add_scatter(x=mean.index, y=mean, mode="lines", name=str(name), line=dict(width=2, color=colour), legendgroup=str(name))
+        fig.add_scatter(x=rows[x], y=rows[score], mode="markers", name=str(name), marker=dict(size=8, color=colour), legendgroup=str(name), showlegend=False)
+    return fig.update_layout(showlegend=by is not None)
