@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+import pandas as pd
+import torch
+
 from max_nb import __version__
 from max_nb.mae import CARD, MAX, SHIPPED, file_sums
 from max_nb.pretrain import pretrain, reconstruction_r2, steps_per_epoch
@@ -26,6 +29,7 @@ from max_nb.simulate import REGIONS, random_regions, simulate_archive, simulate_
 from max_nb.spectra import Spectra, write_atomically, write_parquet
 
 REAL = ROOT.parent / "shared" / "real" / "marine_sediments.parquet"
+SIMULATOR = "the simulator's free constants were fitted to averages of real ones"
 LICENCE = "Apache-2.0"
 CITATION = "max_nb developers (2026): max_nb, masked autoencoders for XRF core scans. Method: Lee et al. (2024), arXiv 2410.12330"
 HELD_OUT = dict(seas=40, spectra=25)  # of the simulated archive that is judged on; its seed is the recipe's plus one
@@ -90,15 +94,17 @@ def changed(r: Recipe, usual: Recipe) -> list[str]:
 def card(name: str, r: Recipe, model: MAX, work: Path) -> dict:
     "All that is to be known of the weights, apart from the sums of the files."
     spectra = len(Spectra.from_parquet(work / "archive.parquet", memory_map=True))
+    steps = int(pd.read_csv(work / "history.csv")["step"].iloc[-1])
     return dict(
-        name=name, parameters=sum(p.numel() for p in model.parameters()), trained_on=f"{spectra} simulated spectra of {r.cores} cores from as many seas; no real ones",
-        recipe=dict(**asdict(r), objective="masked autoencoder: half of the patches hidden, mixtures of up to three spectra counted anew"), seed=r.seed,
-        code_version=(work / "version.txt").read_text(), command=" ".join(["python tools/train_shipped.py", name, *changed(r, RECIPES[name])]), metrics=metrics(model, r, work), licence=LICENCE, citation=CITATION)
+        name=name, parameters=sum(p.numel() for p in model.parameters()), trained_on=f"{spectra} simulated spectra of {r.cores} cores from as many seas, no real ones; {SIMULATOR}",
+        recipe=dict(**asdict(r) | dict(steps=steps), objective="masked autoencoder: half of the patches hidden, mixtures of up to three spectra counted anew"), seed=r.seed,
+        code_version=(work / "version.txt").read_text(), torch_version=torch.__version__, command=" ".join(["python tools/train_shipped.py", name, *changed(r, RECIPES[name])]), metrics=metrics(model, r, work), licence=LICENCE, citation=CITATION)
 
 
 def ship(name: str, r: Recipe, work: Path, target: Path) -> dict:
     "Write weights, configuration and card into the package; the metrics are those of what is written."
     MAX.from_pretrained(work).save_pretrained(target)
+    (target / "model.safetensors").chmod(0o644)
     said = card(name, r, MAX.from_pretrained(target), work) | dict(sha256=file_sums(target))
     write_atomically(target / CARD, lambda p: p.write_text(json.dumps(said, indent=1) + "\n"))
     return said
