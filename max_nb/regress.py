@@ -280,7 +280,7 @@ def check_axis(
     if same: return
     found = X.axis if isinstance(X, Spectra) else f"{as_counts(X).shape[1]} channels"
     who = repr(str(name)) if isinstance(name, (str, Path)) else "the model given"
-    raise ValueError(f"pretrained: {who} was made for {axis}; found spectra on {found}; expected the same: rebin them, spectra.rebin(MAX.config.axis), or take pretrained=None to learn from scratch on their own axis")
+    raise ValueError(f"pretrained: {who} was made for {axis}; found spectra on {found}; expected the same: spectra.rebin({axis}), or pretrained=None to learn from scratch on their own axis")
 
 # %% ../nbs/07_regress.ipynb #15e92524
 class MAXRegressor(RegressorMixin, BaseEstimator):
