@@ -101,7 +101,8 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, __file__, "--write", f"{folder}/archive.parquet", "--size", str(size)]
             rows.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}).stdout.splitlines()[-1]))
-    print(pd.DataFrame(rows).round(1).to_string(index=False))
+    if rows:
+        print(pd.DataFrame(rows).round(1).to_string(index=False))
 
 
 if __name__ == "__main__":

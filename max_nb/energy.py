@@ -17,8 +17,8 @@ __all__ = ['N_CHANNELS', 'GAIN_KEV', 'OFFSET_KEV', 'SEDIMENT_ELEMENTS', 'LINE_NA
            'WEAKEST', 'ESCAPES', 'PILEUPS', 'LOWEST_KEV', 'REACH', 'WIDEST_BAND_KEV', 'CALIBRATORS', 'GAIN_LIMIT',
            'OFFSET_LIMIT_KEV', 'WINDOW_FWHM', 'LINE_ERROR_KEV', 'SIGNIFICANT', 'POSITION_LIMIT_KEV', 'SPAN_KEV',
            'RMS_LIMIT_KEV', 'AGREEING', 'NARROWEST', 'WIDEST', 'CHUNK', 'EnergyAxis', 'atomic_number', 'emission_lines',
-           'Tube', 'Detector', 'escape_kev', 'pileup_sums', 'line_features', 'resolved', 'assign_players',
-           'player_names', 'line_groups', 'calibration_lines', 'fit_axes', 'AxisFit', 'fit_axis']
+           'check_settings', 'Tube', 'Detector', 'escape_kev', 'pileup_sums', 'line_features', 'resolved',
+           'assign_players', 'player_names', 'line_groups', 'calibration_lines', 'fit_axes', 'AxisFit', 'fit_axis']
 
 # %% ../nbs/00_energy.ipynb #4f6f48ef
 N_CHANNELS, GAIN_KEV, OFFSET_KEV = 2048, 0.02, 0.02
@@ -109,6 +109,17 @@ def emission_lines(
     return table[seen].sort_values("energy_kev", ignore_index=True)
 
 # %% ../nbs/00_energy.ipynb #f15a0774
+def check_settings(
+    record, # a dataclass
+    **ranges: tuple[float, float], # lowest and highest value of each field
+) -> None:
+    "Complain about settings that cannot be. Raises `ValueError` naming the field, what was found and what was expected."
+    for name, (low, high) in ranges.items():
+        value = getattr(record, name)
+        if not (isinstance(value, (int, float, np.number)) and low <= value <= high and np.isfinite(value)):
+            raise ValueError(f"{type(record).__name__}.{name} is {value!r}; expected a number " + (f"of at least {low:g}" if high == np.inf else f"from {low:g} to {high:g}"))
+
+# %% ../nbs/00_energy.ipynb #e4257b67
 @dataclass(frozen=True)
 class Tube:
     "The X-ray tube of a core scanner, with nominal settings of an Avaatech scan at 10 kV."
@@ -117,6 +128,10 @@ class Tube:
     current_ma: float = 0.15 # tube current, mA
     incidence_deg: float = 45.0 # between the beam and the core's surface
     window_um: float = 125.0 # thickness of the tube's beryllium window, micrometres
+
+    def __post_init__(self):
+        atomic_number(self.anode)
+        check_settings(self, kv=(0.1, 1000), current_ma=(0, np.inf), incidence_deg=(1, 90), window_um=(0, np.inf))
 
 # %% ../nbs/00_energy.ipynb #5898bc72
 @dataclass(frozen=True)
@@ -128,6 +143,8 @@ class Detector:
     takeoff_deg: float = 45.0 # between the core's surface and the detector
     thickness_mm: float = 0.45 # of the silicon, mm
     window_um: float = 12.5 # thickness of the beryllium window, micrometres
+
+    def __post_init__(self): check_settings(self, noise_kev=(0, 10), fano=(0, 1), pair_kev=(0, 1), takeoff_deg=(1, 90), thickness_mm=(0, np.inf), window_um=(0, np.inf))
 
     def fwhm_kev(self,
         energy_kev: float | np.ndarray, # keV

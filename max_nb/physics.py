@@ -13,7 +13,7 @@ import pandas as pd
 import xraylib
 import xraylib_np
 
-from .energy import SILICON_EDGE_KEV, SILICON_KA_KEV, Detector, EnergyAxis, Tube, atomic_number, escape_kev
+from .energy import SILICON_EDGE_KEV, SILICON_KA_KEV, Detector, EnergyAxis, Tube, atomic_number, check_settings, escape_kev
 
 # %% auto #0
 __all__ = ['ELEMENTS', 'NUMBERS', 'EXIT_DEG', 'ANODE_LINES', 'SHELL_FACTOR', 'SOFTEST_KEV', 'VOLTAGES_KV', 'AIR', 'FOIL', 'WATER',
@@ -105,15 +105,15 @@ def _anode_line(name: str, shell: str, tube: Tube) -> tuple[float, float]:
     emitted = xraylib.FluorYield(z, code) * xraylib.RadRate(z, line) * anode_escape(np.array([energy]), edge, tube)[0]
     return energy, SHELL_FACTOR[shell](z) / z * stopped * returned * emitted
 
-SHELL_FACTOR = {"K": lambda z: 5.0e13 * 0.70, "L3": lambda z: _ebel_l(z) * 1.0, "L2": lambda z: _ebel_l(z) * 0.5, "L1": lambda z: _ebel_l(z) * 0.5}
+SHELL_FACTOR = {"K": lambda z: 0.70 * 5.0e13, "L3": lambda z: 2 * 4.94e13, "L2": lambda z: 2 * 2.70e13 * _ebel_l(z), "L1": lambda z: 2 * 0.71e13 * _ebel_l(z)}
 
 def _ebel_l(z: int) -> float:
-    "Ebel's constant for L lines, a parabola of the atomic number."
-    return 4.94e13 * (-0.4814 + 0.03781 * z - 2.413e-4 * z**2)
+    "Ebel's correction of L1 and L2 lines, a parabola of the atomic number; 1 from gold's neighbourhood on."
+    return -0.4814 + 0.03781 * z - 2.413e-4 * z**2 if z < 80 else 1.0
 
 # %% ../nbs/02_physics.ipynb #98361018
 SOFTEST_KEV = 1.0 # photons below excite nothing that is counted
-VOLTAGES_KV = 4.0, 60.0 # where Ebel's formulas were fitted to measurements, rounded
+VOLTAGES_KV = 4.0, 60.0 # that are accepted; Ebel's formulas are said to hold from 5 to 50
 
 def tube_lines(
     tube: Tube = Tube(), # anode and voltage
@@ -122,7 +122,7 @@ def tube_lines(
     z, (low, high) = atomic_number(tube.anode), VOLTAGES_KV
     if not low <= tube.kv <= high: raise ValueError(f"kv is {tube.kv!r}; expected {low:g} to {high:g} kV")
     lines = [(name, *_anode_line(name, shell, tube)) for name, shell in ANODE_LINES.items() if _is_excited(z, name, shell, tube.kv)]
-    return pd.DataFrame(lines, columns=["line", "energy_kev", "photons"])
+    return pd.DataFrame(lines, columns=["line", "energy_kev", "photons"]).astype({"energy_kev": float, "photons": float})
 
 def _is_excited(z: int, name: str, shell: str, kv: float) -> bool:
     "Has the atom this line, above SOFTEST_KEV, and does the voltage reach its shell?"
@@ -134,23 +134,28 @@ def _is_excited(z: int, name: str, shell: str, kv: float) -> bool:
 class Scan:
     "What lies between tube, core and detector, and how the counting is done."
     live_s: float = 10.0 # counting time, s
-    geometry: float = 2.7e-3 # solid angles of beam and detector multiplied, sr2; fitted
-    line_scale: float = 2.6 # strength of the tube's lines; 1 = Ebel's; fitted
+    geometry: float = 2.9e-3 # solid angles of beam and detector multiplied, sr2; fitted
+    line_scale: float = 1.05 # strength of the tube's lines; 1 = Ebel's; fitted
     tungsten: float = 0.0 # lines of the filament's tungsten, which settles on the anode; 1 = as from an anode of tungsten
-    hardness: float = 0.116 # by how much the exponent of the continuum is less than Ebel's; fitted
+    hardness: float = 0.147 # by how much the exponent of the continuum is less than Ebel's; fitted
     filter: str = "Al" # element that a filter in the beam is made of
     filter_um: float = 0.0 # its thickness, um; 0 = none
     foil_um: float = 4.0 # polypropylene foil on the core, um
-    air_mm: float = 0.9 # air left in the helium, on each leg of the path, mm; fitted
+    air_mm: float = 1.4 # air left in the helium, on each leg of the path, mm; fitted
     rough_um: float = 0.0 # mean height of the grains beside the beam, um
-    dead_layer_um: float = 0.8 # dead silicon in front of the detector, um; fitted
-    shelf: float = 0.0041 # share of the photons that leave any part of their charge; fitted
-    tail: float = 0.019 # share of the photons that lose a little of it; fitted
-    tail_kev: float = 0.137 # mean loss of those, keV; fitted
-    threshold_kev: float = 1.125 # energy at which half of the pulses are counted; fitted
-    threshold_width_kev: float = 0.068 # softness of that threshold, keV; fitted
+    dead_layer_um: float = 1.3 # dead silicon in front of the detector, um; fitted
+    shelf: float = 0.004 # share of the photons that leave any part of their charge; fitted
+    tail: float = 0.018 # share of the photons that lose a little of it; fitted
+    tail_kev: float = 0.16 # mean loss of those, keV; fitted
+    threshold_kev: float = 1.114 # energy at which half of the pulses are counted; fitted
+    threshold_width_kev: float = 0.057 # softness of that threshold, keV; fitted
     pair_s: float = 1.4e-7 # two photons within this time are counted as one, s; fitted
     dead_s: float = 4.5e-6 # a pulse keeps the electronics busy for this long, s; from real and live times of scans
+
+    def __post_init__(self):
+        atomic_number(self.filter)
+        at_least_0 = ("geometry", "line_scale", "tungsten", "filter_um", "foil_um", "air_mm", "rough_um", "dead_layer_um", "pair_s", "dead_s")
+        check_settings(self, **dict.fromkeys(at_least_0, (0, np.inf)), live_s=(1e-6, np.inf), hardness=(-1, 1), shelf=(0, 0.5), tail=(0, 0.5), tail_kev=(1e-3, 10), threshold_kev=(-10, 100), threshold_width_kev=(1e-3, 10))
 
 # %% ../nbs/02_physics.ipynb #da54d446
 AIR, FOIL, WATER = "N1.56O0.42Ar0.0093", "C3H6", "H2O"
@@ -169,6 +174,9 @@ class Photons:
     "Photons of several energies."
     energy_kev: np.ndarray # (E,) keV
     number: np.ndarray # (E,) photons / (s mA sr)
+
+    def __post_init__(self):
+        for values in (self.energy_kev, self.number): values.flags.writeable = False  # they are remembered
 
 # %% ../nbs/02_physics.ipynb #d564fa5d
 STEP_KEV = 0.04 # of the continuum; a detector's peak has a standard deviation of 0.05 keV or more
@@ -195,12 +203,16 @@ def _behind_windows(grid: np.ndarray, width: np.ndarray, tube: Tube, scan: Scan)
 # %% ../nbs/02_physics.ipynb #3dd890e0
 LINES = ("KA1", "KA2", "KB1", "KB2", "KB3", "KB5", "LA1", "LA2", "LB1", "LB2", "LB3", "LB4", "LG1", "LL", "LE")
 
-@lru_cache(maxsize=64)
 def fluorescence_lines(
     kv: float = 10.0, # highest energy of the exciting photons, keV
     min_kev: float = 0.9, # leave out softer lines, keV
 ) -> pd.DataFrame: # element, line, energy_kev, code (xraylib's)
     "Every K and L line of ELEMENTS that photons of up to `kv` keV excite."
+    return _lines(kv, min_kev).copy()
+
+@lru_cache(maxsize=64)
+def _lines(kv: float, min_kev: float) -> pd.DataFrame:
+    "The same, remembered; nobody may change it."
     rows = [(e, n, _line_energy(e, n), getattr(xraylib, f"{n}_LINE")) for e in ELEMENTS for n in LINES]
     table = pd.DataFrame(rows, columns=["element", "line", "energy_kev", "code"]).query("energy_kev > @min_kev").reset_index(drop=True)
     return table[line_production(table, np.array([kv]))[:, 0] > 0].reset_index(drop=True)
@@ -288,10 +300,20 @@ def as_surface(
     rough_um: float = 0.0, # mean height of grains, um
 ) -> Surface:
     "Lengths to mass a unit area (water 1 g/cm3, air 1.2 mg/cm3, wet grains 1.4 g/cm3). Raises `ValueError` for lengths below 0."
-    film, gap = (np.broadcast_to(np.asarray(v, dtype=float), (n,)) for v in (film_um, gap_mm))
-    for name, values in (("film_um", film), ("gap_mm", gap), ("rough_um", np.array([rough_um]))):
-        if not (values >= 0).all(): raise ValueError(f"{name} is {values[~(values >= 0)][0]}; expected lengths of at least 0")
+    film, gap = _one_each("film_um", film_um, n), _one_each("gap_mm", gap_mm, n)
+    for name, values in (("film_um", film), ("gap_mm", gap), ("rough_um", np.array([rough_um]))): _check_each(name, values)
     return Surface(0.1 * film, 0.12 * gap, 0.14 * rough_um)
+
+def _one_each(name: str, values: float | np.ndarray, n: int) -> np.ndarray: # (n,)
+    "A number for each spectrum, from one for all or one each."
+    values = np.asarray(values, dtype=float)
+    if values.shape not in ((), (1,), (n,)): raise ValueError(f"{name} has {values.size} values; expected 1 or {n}, one for each spectrum")
+    return np.broadcast_to(values, (n,))
+
+def _check_each(name: str, values: np.ndarray, low: float = 0.0, high: float = np.inf) -> None:
+    "Complain about numbers that are not finite or outside a range."
+    bad = ~((values >= low) & (values <= high) & np.isfinite(values))
+    if bad.any(): raise ValueError(f"{name} is {values[bad][0]}; expected numbers " + (f"of at least {low:g}" if high == np.inf else f"from {low:.4g} to {high:.4g}"))
 
 # %% ../nbs/02_physics.ipynb #d874aa05
 def primary_fluorescence(
@@ -316,7 +338,7 @@ def _arriving(fractions, surface, t) -> tuple[np.ndarray, np.ndarray]:
 # %% ../nbs/02_physics.ipynb #353cfb1a
 @dataclass(frozen=True)
 class Excitation:
-    "Tables of one scanner: E exciting photons, N lines, F families (an element's K or its L lines), J emitters that excite others."
+    "Tables of one scanner: E exciting photons, N lines, F families (an element's K or its L lines), J emitters (K alpha or K beta of an element) that excite others."
     photons: Photons # E
     sines: np.ndarray # (2,) of incidence and take-off
     mu: np.ndarray # (Z, E) cm2/g
@@ -326,7 +348,7 @@ class Excitation:
     produced: np.ndarray # (N, E) cm2/g
     family: np.ndarray # (N,) number of the line's family
     lead: np.ndarray # (F,) the strongest line of each family
-    emitter: np.ndarray # (J,) line that stands for an emitter
+    emitter: np.ndarray # (J,) the strongest line of each emitter
     emitted: np.ndarray # (J, E) cm2/g, production of all lines that the emitter stands for
     answer: np.ndarray # (F, J) cm2/g, production of each family's lead by each emitter
 
@@ -335,19 +357,18 @@ def _excitation(tube: Tube, detector: Detector, scan: Scan) -> Excitation:
     "The tables of one scanner."
     photons, lines = exciting_photons(tube, scan), fluorescence_lines(tube.kv)
     produced, kev = line_production(lines, photons.energy_kev), lines["energy_kev"].to_numpy()
-    names = (lines["element"] + lines["line"].str[0]).tolist()
-    families = list(dict.fromkeys(names))
-    family = np.array([families.index(n) for n in names])
-    lead = np.array([np.flatnonzero(family == f)[produced[family == f].sum(1).argmax()] for f in range(len(families))])
-    emitter, emitted = _emitters(lines, produced)
+    strength, is_k = produced.sum(1), (lines["line"].str[0] == "K").to_numpy()
+    family, lead = _leads(lines["element"] + lines["line"].str[0], strength)
+    group, emitter = _leads((lines["element"] + lines["line"].str[:2])[is_k], strength[is_k])
+    emitted = np.stack([produced[is_k][group == g].sum(0) for g in range(len(emitter))])
+    emitter, column = np.flatnonzero(is_k)[emitter], np.array([ELEMENTS.index(e) for e in lines["element"]])
     return Excitation(photons, np.sin(np.radians([tube.incidence_deg, detector.takeoff_deg])), attenuation(photons.energy_kev), kev, attenuation(kev),
-                      np.array([ELEMENTS.index(e) for e in lines["element"]]), produced, family, lead, emitter, emitted, line_production(lines.iloc[lead], kev[emitter]))
+                      column, produced, family, lead, emitter, emitted, line_production(lines.iloc[lead], kev[emitter]))
 
-def _emitters(lines: pd.DataFrame, produced: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "K alpha and K beta of each element, each as one line: its place, and (J, E) production."
-    group = (lines["element"] + lines["line"].str[:2]).where(lines["line"].str[0] == "K")
-    members = [np.flatnonzero(group == g) for g in group.dropna().unique()]
-    return np.array([m[0] for m in members]), np.stack([produced[m].sum(0) for m in members])
+def _leads(names: pd.Series, strength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Number of each line's set of equal names, and the strongest line of each set."
+    number, sets = pd.factorize(names)
+    return number, np.array([np.flatnonzero(number == k)[strength[number == k].argmax()] for k in range(len(sets))])
 
 # %% ../nbs/02_physics.ipynb #0c775d7e
 def enhancement(
@@ -458,9 +479,9 @@ def _scattering(tube: Tube, detector: Detector, scan: Scan) -> Scattering:
     return Scattering(photons, sines, mu, xraylib_np.CS_Rayl(NUMBERS, energy) + xraylib_np.CS_Compt(NUMBERS, energy), *after)
 
 def _after(energy: np.ndarray, cross: np.ndarray, mu: np.ndarray, sines: np.ndarray, scan: Scan) -> After:
-    "One kind of scattering: what of it does not depend on the sediment."
+    "One kind of scattering: what of it does not depend on the sediment. The air's length is along the ray, the foil's thickness is not."
     water, later = mass_fractions(WATER), attenuation(energy)
-    thin = 0.09e-3 * scan.foil_um * mass_fractions(FOIL) + 0.12e-3 * scan.air_mm * mass_fractions("N1.56O0.42")
+    thin = 0.09e-3 * scan.foil_um * mass_fractions(FOIL) + 0.12e-3 * scan.air_mm * sines[0] * mass_fractions("N1.56O0.42")
     return After(energy, cross, later, (water @ cross) / (water @ (mu / sines[0] + later / sines[1])), thin @ cross)
 
 def _scattered(fractions, surface, t: Scattering, after: After, more: np.ndarray, mu: np.ndarray) -> np.ndarray:
@@ -548,7 +569,10 @@ def pile_up(
     axis: EnergyAxis = EnergyAxis(), # of the channels
     scan: Scan = Scan(), # live time and resolving time
 ) -> np.ndarray: # (B, C)
-    "Pairs counted as one of summed energy: the spectrum convolved with itself, in proportion to the count rate."
+    "Pairs counted as one of summed energy: the spectrum convolved with itself, in proportion to the count rate. Raises `ValueError` where more than half of the photons would meet another: three at a time are not counted."
+    if counts.shape[1] != axis.n_channels: raise ValueError(f"counts have {counts.shape[1]} channels; expected the axis' {axis.n_channels}")
+    meet = 2 * scan.pair_s / scan.live_s * counts.sum(1).max(initial=0.0)
+    if not meet <= 0.5: raise ValueError(f"{counts.sum(1).max() / scan.live_s:.3g} counts a second, of which {meet:.0%} meet another; expected at most 50 % (a weaker current or smaller solid angles)")
     rate, used = scan.pair_s / scan.live_s, _last_used(counts)
     n = 1 << (2 * used - 1).bit_length()
     shift = round(axis.offset_kev / axis.gain_kev)
@@ -586,13 +610,15 @@ def drifted(
     gain_kev: float | np.ndarray, # true width of a channel, keV; one for all or (B,)
     offset_kev: float | np.ndarray, # true energy of channel 0, keV; one for all or (B,)
 ) -> np.ndarray: # (B, C)
-    "The same counts in the channels of a detector whose gain and offset are others. Raises `ValueError` for a gain of 0 or below."
-    gain, offset = (np.broadcast_to(np.asarray(v, dtype=float), (len(counts),))[:, None] for v in (gain_kev, offset_kev))
-    if not (gain > 0).all(): raise ValueError(f"gain_kev is {gain[~(gain > 0)][0]}; expected numbers above 0")
+    "The same counts in the channels of a detector whose gain and offset are others. Raises `ValueError` for a gain that is not within a factor of 2 of the axis', an offset off the axis and another number of channels."
+    gain, offset = (_one_each(name, v, len(counts))[:, None] for name, v in (("gain_kev", gain_kev), ("offset_kev", offset_kev)))
+    if counts.shape[1] != axis.n_channels: raise ValueError(f"counts have {counts.shape[1]} channels; expected the axis' {axis.n_channels}")
+    _check_each("gain_kev", gain, axis.gain_kev / 2, axis.gain_kev * 2)
+    _check_each("offset_kev", offset, axis.offset_kev - 5, axis.edges[-1])
     n, used = counts.shape[1], _last_used(counts)
     below = np.pad(np.cumsum(counts[:, :used], 1), ((0, 0), (1, 1)), mode="edge")
     below[:, 0] = 0.0
-    last = min(n, int(np.ceil(((axis.edges[used] - offset) / gain).max())) + 1)
+    last = int(np.clip(np.ceil(((axis.edges[used] - offset) / gain).max()) + 1, 0, n))
     place = ((offset + gain * (np.arange(last + 1) - 0.5) - axis.edges[0]) / axis.gain_kev).clip(0, used)
     whole = place.astype(int)
     rows = np.arange(len(counts))[:, None]
@@ -610,7 +636,7 @@ COMPONENTS = {
     "pyrite": {"FeS2": 100.0},
     "barite": {"BaSO4": 100.0},
     "apatite": {"Ca5P3O13H": 100.0},
-    "salt": {"NaCl": 77.8, "MgCl2": 14.5, "CaSO4": 3.6, "K2SO4": 2.5, "MgSO4": 1.4, "MgBr2": 0.2},
+    "salt": {"NaCl": 77.8, "MgCl2": 10.9, "MgSO4": 4.7, "CaSO4": 3.6, "K2SO4": 2.5, "MgBr2": 0.2},
     "water": {"H2O": 100.0},
     "continental_crust": {"SiO2": 66.6, "Al2O3": 15.4, "FeO": 5.04, "MgO": 2.48, "CaO": 3.59, "Na2O": 3.27, "K2O": 2.80, "TiO2": 0.64, "MnO": 0.10, "P2O5": 0.15, "BaO": 0.07, "SrO": 0.038, "Rb2O": 0.009, "ZrO2": 0.026, "Cr2O3": 0.013, "V2O5": 0.017},
     "shale": {"SiO2": 62.8, "Al2O3": 18.9, "FeO": 6.5, "MgO": 2.2, "CaO": 1.3, "Na2O": 1.2, "K2O": 3.7, "TiO2": 1.0, "MnO": 0.11, "P2O5": 0.16, "BaO": 0.073, "SrO": 0.024, "Rb2O": 0.018, "ZrO2": 0.028, "Cr2O3": 0.016, "V2O5": 0.027},
@@ -621,9 +647,13 @@ COMPONENTS = {
 }
 
 # %% ../nbs/02_physics.ipynb #ca89ff40
-@lru_cache(maxsize=1)
 def component_elements() -> pd.DataFrame: # one row a component, one column an element, wt%; rows add up to 100
     "The elements in each end member of COMPONENTS."
+    return _component_elements().copy()
+
+@lru_cache(maxsize=1)
+def _component_elements() -> pd.DataFrame:
+    "The same, remembered; nobody may change it."
     rows = {name: sum(w * mass_fractions(f) for f, w in parts.items()) / sum(parts.values()) for name, parts in COMPONENTS.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(ELEMENTS)) * 100
 
@@ -631,12 +661,13 @@ def component_elements() -> pd.DataFrame: # one row a component, one column an e
 def as_fractions(
     composition: pd.DataFrame, # wt% of elements (Si, Ca, ...) or, if it has none of them, of components (CaCO3, opal, water, ...)
 ) -> np.ndarray: # (B, Z) mass fractions
-    "Mass fractions of the elements. Raises `ValueError` for values that are missing or negative or do not add up to 100 +- 5 wt%."
+    "Mass fractions of the elements. Other columns are not looked at; where there are elements, components are not. Raises `ValueError` for values that are missing, negative or no numbers, or that do not add up to 100 +- 2 wt%."
     columns = [c for c in composition if c in ELEMENTS] or [c for c in composition if c in COMPONENTS]
     if not columns: raise ValueError(f"composition has columns {list(composition)}; expected elements ({', '.join(ELEMENTS)}) or components ({', '.join(COMPONENTS)}) in wt%")
-    weights = composition[columns].to_numpy(dtype=float)
-    total, table = weights.sum(1), component_elements().to_numpy() / 100
-    bad = ~(weights >= 0).all(1) | ~(np.abs(total - 100) <= 5)
+    if not len(composition): raise ValueError("composition has no rows; expected one for each spectrum")
+    weights = composition[columns].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    total, table = weights.sum(1), _component_elements().to_numpy() / 100
+    bad = ~(weights >= 0).all(1) | ~(np.abs(total - 100) <= 2)
     if bad.any(): raise ValueError(f"composition, row {composition.index[bad][0]}: {', '.join(columns)} add up to {total[bad][0]:.4g}; expected numbers >= 0 that add up to 100 wt% (bad rows: {bad.sum()})")
     rows = np.eye(len(ELEMENTS))[[ELEMENTS.index(c) for c in columns]] if columns[0] in ELEMENTS else table[[list(COMPONENTS).index(c) for c in columns]]
     return weights / total[:, None] @ rows
@@ -650,7 +681,7 @@ def expected_spectrum(
     tube: Tube = Tube(), # excitation
     detector: Detector = Detector(), # resolution and window
     scan: Scan = Scan(), # path, live time, pile-up
-    total: float | np.ndarray | None = None, # counts a spectrum, before pile-up; None: what time and current give
+    total: float | np.ndarray | None = None, # counts a spectrum, before pile-up, whatever time, current, gap and strength give; None: what they give
     film_um: float | np.ndarray = 0.0, # water film on the core, um
     gap_mm: float | np.ndarray = 0.0, # air between foil and sediment, mm
     strength: float | np.ndarray = 1.0, # factor on all counts, such as the age of the tube
@@ -661,8 +692,11 @@ def expected_spectrum(
 ) -> np.ndarray: # (B, C) expected counts
     "The spectrum that the physics predicts, without counting noise. Raises `ValueError` for a composition that does not add up and for lengths, factors or gains that cannot be."
     fractions = as_fractions(composition)
-    varying = dict(film_um=film_um, gap_mm=gap_mm, strength=strength, hum_per_s=hum_per_s, total=np.nan if total is None else total, gain_kev=axis.gain_kev if gain_kev is None else gain_kev, offset_kev=axis.offset_kev if offset_kev is None else offset_kev)
-    varying = {name: np.broadcast_to(np.asarray(v, dtype=float), (len(fractions),)) for name, v in varying.items()}
+    varying = dict(film_um=film_um, gap_mm=gap_mm, strength=strength, hum_per_s=hum_per_s, gain_kev=axis.gain_kev if gain_kev is None else gain_kev, offset_kev=axis.offset_kev if offset_kev is None else offset_kev)
+    varying = {name: _one_each(name, v, len(fractions)) for name, v in varying.items()}
+    for name in ("film_um", "gap_mm", "strength", "hum_per_s"): _check_each(name, varying[name])
+    if total is not None: _check_each("total", total := _one_each("total", total, len(fractions)))
+    varying["total"] = np.full(len(fractions), np.nan) if total is None else total
     counts = np.empty((len(fractions), axis.n_channels))
     for i in range(0, len(fractions), BATCH):
         part = slice(i, i + BATCH)
@@ -671,19 +705,21 @@ def expected_spectrum(
 
 def _expected(fractions, tube, detector, scan, axis, film_um, gap_mm, strength, hum_per_s, total, gain_kev, offset_kev) -> np.ndarray:
     "(B, C) expected counts of one batch."
-    surface = as_surface(len(fractions), film_um, gap_mm, scan.rough_um)
-    photons = np.hstack([fluorescence(fractions, surface, tube, detector, scan), *scatter(fractions, surface, tube, detector, scan), argon(tube, scan, gap_mm)[:, None]])
+    surface, seen_less = as_surface(len(fractions), film_um, gap_mm, scan.rough_um), 1 / (1 + gap_mm / GAP_MM) ** 2
+    lines, rayleigh, compton = fluorescence(fractions, surface, tube, detector, scan), *scatter(fractions, surface, tube, detector, scan)
+    photons = np.hstack([part * seen_less[:, None] for part in (lines, rayleigh, compton)] + [argon(tube, scan, gap_mm)[:, None]])
     seen = photons @ _scanner_response(tube, detector, scan, axis)
-    factor = scan.geometry * tube.current_ma * scan.live_s * strength / (1 + gap_mm / GAP_MM) ** 2
-    for name, values in (("strength", strength), ("hum_per_s", hum_per_s)):
-        if not (values >= 0).all(): raise ValueError(f"{name} is {values[~(values >= 0)][0]}; expected numbers of at least 0")
-    counts = np.zeros((len(fractions), axis.n_channels))
+    factor = scan.geometry * tube.current_ma * scan.live_s * strength
+    part = replace(axis, n_channels=min(2 * seen.shape[1] + 64, axis.n_channels))  # beyond the sums of two there is nothing
+    counts = np.zeros((len(fractions), part.n_channels))
     counts[:, : seen.shape[1]] = seen * np.where(np.isnan(total), factor, total / seen.sum(1))[:, None]
-    counts = pile_up(counts, axis, scan) + hum(axis) * (hum_per_s * scan.live_s)[:, None]
+    counts = pile_up(counts, part, scan)
+    if hum_per_s.any(): counts += hum(part) * (hum_per_s * scan.live_s)[:, None]
     moved = (gain_kev != axis.gain_kev).any() or (offset_kev != axis.offset_kev).any()
-    return drifted(counts, axis, gain_kev, offset_kev) if moved else counts
+    counts = drifted(counts, part, gain_kev, offset_kev) if moved else counts
+    return np.pad(counts, ((0, 0), (0, axis.n_channels - part.n_channels)))
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=20)
 def _scanner_response(tube: Tube, detector: Detector, scan: Scan, axis: EnergyAxis) -> np.ndarray:
     "(N + 2 E + 1, channels in use) response to all photons that leave the core: lines, Rayleigh, Compton, argon."
     energy, angle = tube_photons(tube, scan).energy_kev, scatter_deg(tube, detector)
@@ -708,8 +744,8 @@ def simulate_spectra(
 SCANNERS = {
     "avaatech": dict(tube=Tube(), detector=Detector(), scan=Scan(), axis=EnergyAxis()),
     "itrax": dict(
-        tube=Tube("Mo", kv=30.0, current_ma=30.0, incidence_deg=90.0, window_um=2675.0),
+        tube=Tube("Mo", kv=30.0, current_ma=30.0, incidence_deg=90.0, window_um=2700.0),
         detector=Detector(noise_kev=0.0706),
-        scan=Scan(live_s=13.5, geometry=1.2e-6, line_scale=1.4, tungsten=0.25, hardness=1e-3, air_mm=3.2, dead_layer_um=2.6, shelf=0.0148, tail=0.004, tail_kev=0.2, threshold_kev=0.35, threshold_width_kev=0.012, pair_s=1e-9),
+        scan=Scan(live_s=13.5, geometry=1.2e-6, line_scale=1.4, tungsten=0.13, hardness=1e-3, air_mm=3.0, dead_layer_um=2.3, shelf=0.0148, tail=0.004, tail_kev=0.2, threshold_kev=0.35, threshold_width_kev=0.012, pair_s=1e-9),
         axis=EnergyAxis(0.01026698, -0.00993069)),
 }

@@ -723,6 +723,7 @@ def _add_simulate(commands):
     p.add_argument("--per-core", type=int, default=200, help="spectra a core")
     p.add_argument("--out", required=True, help="Parquet file for the scans")
     p.add_argument("--regions", type=int, help="draw so many regions at random; left out: the six of chapter 03")
+    p.add_argument("--scanner", default="avaatech", help="avaatech (rhodium, 10 kV) or itrax (molybdenum, 30 kV, channels of 10 eV)")
     p.add_argument("--labels", help="csv file for laboratory values; the truth then stands in the scans as true_CaCO3, true_TOC")
     p.add_argument("--labels-per-core", type=int, default=12)
     p.add_argument("--jobs", type=int, default=-1, help="cores made at the same time (default: one for each processor)")
@@ -730,10 +731,12 @@ def _add_simulate(commands):
     p.set_defaults(run=_run_simulate)
 
 def _run_simulate(a):
+    from max_nb.physics import SCANNERS
     from max_nb.simulate import REGIONS, laboratory_table, random_regions, simulate_cores
+    if a.scanner not in SCANNERS: raise ValueError(f"--scanner is {a.scanner!r}; expected {' or '.join(SCANNERS)}")
     if a.labels and not 1 <= a.labels_per_core <= max(a.per_core, 1): raise ValueError(f"--labels-per-core is {a.labels_per_core}; expected 1 to {a.per_core}, the spectra of a core")
     regions, truth = REGIONS if a.regions is None else random_regions(a.regions, a.seed), []
-    write_parquet(a.out, _noting_truth(simulate_cores(a.cores, a.per_core, a.seed, regions=regions, n_jobs=a.jobs), truth, hide=bool(a.labels)))
+    write_parquet(a.out, _noting_truth(simulate_cores(a.cores, a.per_core, a.seed, regions=regions, n_jobs=a.jobs, **SCANNERS[a.scanner]), truth, hide=bool(a.labels)))
     if a.labels:
         labels = laboratory_table(pd.concat(truth, ignore_index=True), a.labels_per_core, seed=a.seed)
         write_atomically(a.labels, lambda part: labels.to_csv(part, index=False))

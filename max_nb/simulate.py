@@ -358,7 +358,7 @@ def _session(s: Session, rng: np.random.Generator) -> Session:
     "A session as it was, from one as it was planned. The output of a tube falls by 4 % a year, as tungsten from the filament covers anode and window."
     chance, head, tired = rng.standard_normal(9).tolist(), HEADS[s.head], 1 + (rng.random() < TIRED)
     return replace(s,
-        tube=replace(s.tube, current_ma=s.tube.current_ma * float(np.exp(0.08 * chance[0])), kv=s.tube.kv * (1.002 + 0.002 * chance[1])),
+        tube=replace(s.tube, current_ma=s.tube.current_ma * float(np.exp(0.08 * chance[0])), kv=s.tube.kv * (0.999 + 0.002 * chance[1])),
         detector=replace(s.detector, noise_kev=s.detector.noise_kev * head["noise"] * tired * float(np.exp(0.12 * chance[2])), window_um=s.detector.window_um * head["window"]),
         scan=replace(s.scan, air_mm=s.scan.air_mm * float(np.exp(0.25 * chance[3])), foil_um=s.scan.foil_um * float(np.exp(0.05 * chance[4])), threshold_kev=s.scan.threshold_kev * (0.98 + 0.035 * chance[5]), pair_s=s.scan.pair_s * head["pair"] * float(np.exp(0.1 * chance[6]))),
         axis=replace(s.axis, gain_kev=s.axis.gain_kev * (1 + 0.001 * chance[7]), offset_kev=s.axis.offset_kev + FILED_OFF_KEV.get(s.axis, 0.0) + 0.008 * chance[8]))

@@ -41,6 +41,7 @@ def test_simulate_hides_the_truth_under_another_name(scans):
     (["quantify", "{}/a.parquet", "{}/lab.csv", "--pretrained", "{}", "--out", "{}/o"], "expected|neither"),
     (["quantify", "{}/lab.csv", "--out", "{}/o"], "found|expected"),
     (["simulate", "--cores", "0", "--out", "{}/x.parquet"], "n_cores is 0"),
+    (["simulate", "--scanner", "geotek", "--out", "{}/x.parquet"], "expected avaatech or itrax"),
     (["pretrain", "{}/a.parquet", "--preset", "gigantic", "--out", "{}/m"], "gigantic"),
     (["ingest", "{}/missing", "--out", "{}/x.parquet"], "no such file"),
     (["ingest", "{}/a.parquet", "--out", "{}/lab.csv/x.parquet"], "lab.csv"),

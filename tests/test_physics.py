@@ -18,18 +18,62 @@ def at(kev):
 
 
 @pytest.mark.parametrize("options, words", [
-    (dict(film_um=-1.0), "film_um is -1"), (dict(gap_mm=np.nan), "gap_mm is nan"), (dict(strength=-0.5), "strength is -0.5"), (dict(hum_per_s=-1.0), "hum_per_s is -1"), (dict(gain_kev=0.0), "gain_kev is 0"),
-    (dict(scan=Scan(rough_um=-2.0)), "rough_um is -2"), (dict(tube=Tube(kv=100.0)), "expected 4 to 60 kV"), (dict(tube=Tube(anode="Qq")), "no chemical element"),
+    (dict(film_um=-1.0), "film_um is -1"), (dict(gap_mm=np.nan), "gap_mm is nan"), (dict(gap_mm=np.inf), "gap_mm is inf"), (dict(strength=-0.5), "strength is -0.5"), (dict(hum_per_s=-1.0), "hum_per_s is -1"),
+    (dict(total=-1e6), "total is -1"), (dict(gain_kev=0.0), "gain_kev is 0"), (dict(gain_kev=np.nan), "gain_kev is nan"), (dict(offset_kev=100.0), "offset_kev is 100"), (dict(offset_kev=-np.inf), "offset_kev is -inf"),
+    (dict(film_um=[1.0, 2.0, 3.0]), "film_um has 3 values; expected 1"), (dict(total=1e9), "meet another"), (dict(tube=Tube(kv=100.0)), "expected 4 to 60 kV"),
 ])
 def test_what_cannot_be_is_refused(options, words):
     with pytest.raises(ValueError, match=words): expected_spectrum(MUD, **options)
 
 
-@pytest.mark.parametrize("tube", [Tube("Cr", 10.0), Tube("Cr", 30.0), Tube("Mo", 45.0), Tube("Rh", 30.0), Tube("W", 40.0), Tube("Ag", 50.0), Tube("Rh", 4.0)])
+@pytest.mark.parametrize("kind, field, value", [
+    (Tube, "kv", np.nan), (Tube, "kv", "10"), (Tube, "kv", 0), (Tube, "current_ma", -1), (Tube, "current_ma", np.nan), (Tube, "incidence_deg", 0), (Tube, "incidence_deg", -10), (Tube, "window_um", -500),
+    (Detector, "noise_kev", -0.1), (Detector, "takeoff_deg", 0), (Detector, "thickness_mm", -1), (Detector, "window_um", np.inf),
+    (Scan, "live_s", 0), (Scan, "live_s", -10), (Scan, "geometry", -1), (Scan, "line_scale", -1), (Scan, "shelf", 2), (Scan, "tail", -0.5), (Scan, "pair_s", -1e-6), (Scan, "air_mm", -50), (Scan, "threshold_kev", np.nan), (Scan, "rough_um", -2),
+])
+def test_settings_that_cannot_be(kind, field, value):
+    with pytest.raises(ValueError, match=f"{kind.__name__}.{field} is"): kind(**{field: value})
+
+
+@pytest.mark.parametrize("make", [lambda: Tube("Qq"), lambda: Scan(filter="Unobtainium")])
+def test_elements_that_do_not_exist(make):
+    with pytest.raises(ValueError, match="no chemical element"): make()
+
+
+@pytest.mark.parametrize("table, words", [
+    (MUD.iloc[:0], "no rows"), (pd.DataFrame([dict(CaCO3=48.0, water=48.0, oppal=4.0)]), "add up to 96"), (pd.DataFrame([dict(CaCO3="much", water=50.0)]), "add up to nan"),
+])
+def test_compositions_that_are_none(table, words):
+    with pytest.raises(ValueError, match=words): expected_spectrum(table)
+
+
+def test_nothing_remembered_can_be_changed():
+    before = expected_spectrum(MUD)
+    component_elements().loc["CaCO3", "Ca"] = 0.0
+    fluorescence_lines()["energy_kev"] *= 2
+    assert np.array_equal(expected_spectrum(MUD), before)
+    with pytest.raises(ValueError): tube_photons().number[0] = 0.0
+
+
+def test_tables_of_the_l_lines():
+    "L3 to L2 to L1 of rhodium at 10 kV, L alpha 1 to L beta 1 to L beta 3, within what Ebel's constants and xraylib's yields give."
+    lines = tube_lines().set_index("line")["photons"]
+    assert 0.35 < lines["LB1"] / lines["LA1"] < 0.75 and 0.005 < lines["LB3"] / lines["LA1"] < 0.1
+
+
+def test_axes_and_counts_must_fit():
+    with pytest.raises(ValueError, match="3000 channels"): pile_up(np.ones((1, 3000)))
+    with pytest.raises(ValueError, match="10 channels"): drifted(np.ones((1, 10)), EnergyAxis(), 0.02, 0.02)
+    assert drifted(np.ones((1, 2048)), EnergyAxis(), 0.02, 40.0).shape == (1, 2048)
+
+
+@pytest.mark.parametrize("tube", [Tube("Cr", 10.0), Tube("Cr", 5.9), Tube("Fe", 6.0), Tube("Mo", 10.0), Tube("Cr", 30.0), Tube("Mo", 45.0), Tube("Rh", 30.0), Tube("W", 40.0), Tube("Ag", 50.0), Tube("Rh", 4.0)])
 def test_every_tube_gives_a_spectrum(tube):
+    tube = replace(tube, current_ma=0.01)  # more, at 30 kV without a filter, and most pulses meet another
     counts = expected_spectrum(MUD, tube)
     assert np.isfinite(counts).all() and (counts >= 0).all() and counts.sum() > 0
     lines = tube_lines(tube)
+    assert np.isfinite(expected_spectrum(MUD, tube, scan=Scan(tungsten=0.25))).all()
     assert (lines["energy_kev"] < tube.kv).all() and (lines["photons"] > 0).all()
 
 
