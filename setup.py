@@ -39,6 +39,7 @@ setup(
     ],
     packages=find_packages(include=[settings["lib_path"], settings["lib_path"] + ".*"]),
     include_package_data=True,
+    package_data={settings["lib_path"]: ["pretrained/*/*"]},
     python_requires=">=" + settings["min_python"],
     install_requires=settings["requirements"].split(),
     extras_require={extra: settings[f"{extra}_requirements"].split() for extra in EXTRAS},

@@ -7,12 +7,14 @@
 Arms, all fine-tuned with the same settings on the same labels: `scratch`; `simulated`, the encoder pre-trained on a simulated archive and on
 nothing else; `real`, on the real spectra that are not tested on; `simulated, then real`, in turn, the second time with the channel statistics
 and the steps of `real`. `--arms` also knows `simulated, rescaled`: as `simulated`, but the mean and spread of each channel, by which the
-network scales its input, are those of the real training spectra.
+network scales its input, are those of the real training spectra; `shipped`: the weights that come with the package (trained on simulated
+spectra alone, the same for every seed), and `shipped, rescaled`.
 Strict protocol: spectra of the test parts of both targets are seen by nobody in any form. Five seeds: of the split, the order of labels, the
 weights, the mixtures and the simulated archive.
 """
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ import pandas as pd
 
 from label_efficiency import DATA, HERE, collect, keep_cell, label_name
 from max_nb.evaluate import budget_split, label_budget_curve
-from max_nb.mae import MAX, as_tensor
+from max_nb.mae import MAX, as_tensor, load_pretrained
 from max_nb.plots import plot_budget
 from max_nb.pretrain import pretrain, steps_per_epoch
 from max_nb.regress import MAXRegressor
@@ -29,7 +31,7 @@ from max_nb.spectra import Spectra, write_atomically
 
 BUDGETS = {"TOC": (32, 64, 128, None), "CaCO3": (8, 16, 32, None)}
 ARMS = ("scratch", "simulated", "real", "simulated, then real")
-MORE_ARMS = ("simulated, rescaled",)
+MORE_ARMS = ("simulated, rescaled", "shipped", "shipped, rescaled")
 METRICS = {"r2_ln": "R2 of ln y", "r2": "R2", "rmse": "RMSE, wt%"}
 BATCH = 64
 
@@ -80,6 +82,8 @@ def pretrain_all(s: Spectra, a, seed: int) -> None:
 def encoder(s: Spectra, a, arm: str, seed: int) -> MAX | None:
     if arm == "scratch":
         return None
+    if arm.startswith("shipped"):
+        return load_pretrained("max-tiny-sim") if arm == "shipped" else rescaled(load_pretrained("max-tiny-sim"), seen(s, seed))
     if arm == "simulated, rescaled":
         return rescaled(simulated_encoder(a, seed), seen(s, seed))
     return MAX.from_pretrained(encoder_folder(a, arm, seed))
@@ -90,10 +94,14 @@ def fit_all(s: Spectra, a, seed: int) -> None:
     for arm in a.arms:
         for target in a.targets:
             for budget in BUDGETS[target]:
+                if a.labels and label_name(budget) not in a.labels:
+                    continue
                 path = a.out / "cells" / f"{target}-{seed}-{arm.replace(', ', '-').replace(' ', '_')}-{label_name(budget)}.csv"
                 if not path.exists():
                     make = lambda k: MAXRegressor(encoder(s, a, arm, k), targets=(target,), seed=k, members=1, steps=a.fit_steps)
-                    keep_cell(path, label_budget_curve({arm: make}, s, target, budgets=[budget], seeds=[seed]), target=target, labels=label_name(budget))
+                    began = time.monotonic()
+                    row = label_budget_curve({arm: make}, s, target, budgets=[budget], seeds=[seed])
+                    keep_cell(path, row, target=target, labels=label_name(budget), seconds=round(time.monotonic() - began, 1))
 
 
 def order(cells: pd.DataFrame) -> list[str]:
@@ -140,6 +148,7 @@ def main():
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--targets", nargs="+", choices=BUDGETS, default=list(BUDGETS))
     parser.add_argument("--arms", nargs="+", choices=(*ARMS, *MORE_ARMS), default=list(ARMS))
+    parser.add_argument("--labels", nargs="+", help="numbers of labels to fit with here, or all (default: every one)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", type=int, nargs="+", help="seeds to run here, to share the work between processes; no table then")
     parser.add_argument("--stage", choices=("pretrain", "fit", "table", "all"), default="all")

@@ -4,9 +4,10 @@
 
 # %% ../nbs/05_mae.ipynb #2862e58b
 from __future__ import annotations
-import json, math
+import hashlib, json, math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +21,14 @@ from .spectra import as_counts, write_atomically
 
 # %% auto #0
 __all__ = ['NORMALISATIONS', 'REFERENCE_TOTAL', 'PRESETS', 'PRESET_WINDOW_KEV', 'PRESET_NORMALISATION', 'XPT_NAMES',
-           'XPT_DERIVED', 'XPT_KEYS', 'patchify', 'random_mask', 'check_mask', 'visible_index', 'sincos_positions',
-           'Attention', 'MLP', 'Block', 'MAXConfig', 'check_config', 'Normalisation', 'channel_statistics',
-           'Normaliser', 'Encoder', 'Decoder', 'MAEOutput', 'initialise', 'as_tensor', 'check_shape', 'MAX',
-           'masked_mse', 'whole', 'encode', 'reconstruct', 'preset_config', 'from_preset', 'save_pretrained',
-           'load_strictly', 'read_config', 'config_from', 'find_pretrained', 'read_safetensors', 'from_pretrained',
-           'xpt_encoder', 'xpt_decoder', 'read_xpt', 'check_positions', 'from_xpt']
+           'XPT_DERIVED', 'SHIPPED', 'CARD', 'XPT_KEYS', 'patchify', 'random_mask', 'check_mask', 'visible_index',
+           'sincos_positions', 'Attention', 'MLP', 'Block', 'MAXConfig', 'check_config', 'Normalisation',
+           'channel_statistics', 'Normaliser', 'Encoder', 'Decoder', 'MAEOutput', 'initialise', 'as_tensor',
+           'check_shape', 'MAX', 'masked_mse', 'whole', 'encode', 'reconstruct', 'preset_config', 'from_preset',
+           'save_pretrained', 'load_strictly', 'find_file', 'read_config', 'config_from', 'shipped_names',
+           'find_pretrained', 'read_card', 'file_sums', 'check_sums', 'read_safetensors', 'from_pretrained',
+           'list_pretrained', 'listed', 'load_pretrained', 'xpt_encoder', 'xpt_decoder', 'read_xpt', 'check_positions',
+           'from_xpt']
 
 # %% ../nbs/05_mae.ipynb #27bbc229
 def patchify(
@@ -435,6 +438,7 @@ def save_pretrained(self: MAX, folder) -> Path:
     "Write `config.json` and `model.safetensors` into `folder`."
     from safetensors.torch import save_file
     folder = Path(folder)
+    (folder / CARD).unlink(missing_ok=True)  # it spoke of the weights that were here
     write_atomically(folder / "model.safetensors", lambda p: save_file({k: v.contiguous() for k, v in self.state_dict().items()}, p))
     write_atomically(folder / "config.json", lambda p: p.write_text(json.dumps(asdict(self.config), indent=1)))
     return folder
@@ -451,11 +455,20 @@ def load_strictly(module: nn.Module, state: dict, source: str) -> None:
     if wrong: raise ValueError(f"{source} does not match the model ({len(wrong)} of {len(want)} tensors): " + "; ".join(sorted(wrong)[:12]))
     module.load_state_dict(state)
 
+# %% ../nbs/05_mae.ipynb #855ac883
+def find_file(source) -> Path:
+    "A file by its path, or by OWNER/REPOSITORY/FILE on the Hugging Face Hub. ValueError where neither is to be had."
+    path = Path(source)
+    if path.exists() or path.is_absolute() or ".." in path.parts or len(path.parts) < 3: return path  # reading says what is wrong with it
+    from huggingface_hub import hf_hub_download
+    try: return Path(hf_hub_download("/".join(path.parts[:2]), "/".join(path.parts[2:])))
+    except Exception as e: raise ValueError(f"{source}: neither a file nor one that the Hugging Face Hub would give ({type(e).__name__}); expected a path, or OWNER/REPOSITORY/FILE and a network or an earlier download") from None
+
 # %% ../nbs/05_mae.ipynb #19bf3c78
 def read_config(source) -> MAXConfig:
     "A MAXConfig from a `config.json`, ours or the published code's (`spectrum_size`, ...); a MAXConfig passes through."
     if isinstance(source, MAXConfig): return source
-    try: found = json.loads(Path(source).read_text())
+    try: found = json.loads(find_file(source).read_text())
     except (OSError, ValueError) as e: raise ValueError(f"{source}: expected a JSON file with the model's configuration; {e}") from None
     return config_from(found, source)
 
@@ -471,13 +484,43 @@ def config_from(found: dict, source="the configuration") -> MAXConfig:
     return MAXConfig(**found)
 
 # %% ../nbs/05_mae.ipynb #d2659b6b
+SHIPPED = Path(str(files("max_nb"))) / "pretrained"  # a folder for each model that comes with the package
+CARD = "card.json"
+
+def shipped_names() -> list[str]:
+    "Names of the models that come with the package."
+    return sorted(p.parent.name for p in SHIPPED.glob(f"*/{CARD}"))
+
+# %% ../nbs/05_mae.ipynb #d011729b
 def find_pretrained(source) -> Path:
-    "The folder of a saved model: a local one, or downloaded from the Hugging Face Hub by its id."
+    "The folder of a saved model: one that comes with the package, a local one, or downloaded from the Hugging Face Hub by its id."
+    if source in shipped_names(): return SHIPPED / source
     if (Path(source) / "config.json").exists(): return Path(source)
     if Path(source).exists(): raise ValueError(f"{source}: no config.json in it; expected a folder written by save_pretrained")
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(str(source), allow_patterns=["config.json", "model.safetensors"]))
-    except Exception as e: raise ValueError(f"{source}: neither a folder nor a model that the Hugging Face Hub would give ({type(e).__name__})") from None
+    try: return Path(snapshot_download(str(source), allow_patterns=["config.json", "model.safetensors", CARD]))
+    except Exception as e: raise ValueError(f"{source}: neither a folder, nor one of {shipped_names()} that come with the package, nor a model that the Hugging Face Hub would give ({type(e).__name__})") from None
+
+# %% ../nbs/05_mae.ipynb #937113fa
+def read_card(folder) -> dict:
+    "What is known of a saved model; ValueError where its card is missing or broken."
+    path = Path(folder) / CARD
+    try: return json.loads(path.read_text())
+    except (OSError, ValueError) as e: raise ValueError(f"{path}: expected a JSON file that describes the model; {e}") from None
+
+# %% ../nbs/05_mae.ipynb #9b44e340
+def file_sums(folder) -> dict[str, str]:
+    "SHA-256 of a saved model's files, by name; ValueError where one is missing."
+    try: return {name: hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest() for name in ("config.json", "model.safetensors")}
+    except OSError as e: raise ValueError(f"{folder}: {e.strerror}: {Path(e.filename).name}; expected config.json and model.safetensors") from None
+
+# %% ../nbs/05_mae.ipynb #5dbaeade
+def check_sums(folder) -> None:
+    "ValueError where the files of a saved model are not those of its card; nothing where it has no card."
+    if not (Path(folder) / CARD).exists(): return
+    want, found = read_card(folder).get("sha256", {}), file_sums(folder)
+    wrong = [f"{name} has SHA-256 {found[name][:12]}..., expected {str(want.get(name))[:12]}..." for name in found if found[name] != want.get(name)]
+    if wrong: raise ValueError(f"{folder}: not the files that {CARD} speaks of: {'; '.join(wrong)}. Install the package anew, or fetch the model again")
 
 # %% ../nbs/05_mae.ipynb #6f61b33a
 def read_safetensors(path: Path) -> dict:
@@ -488,13 +531,33 @@ def read_safetensors(path: Path) -> dict:
     except (SafetensorError, OSError) as e: raise ValueError(f"{path}: not a whole safetensors file ({e})") from None
 
 def from_pretrained(cls, source) -> MAX:
-    "A model saved by `save_pretrained`: a folder, or an id on the Hugging Face Hub."
+    "A model saved by `save_pretrained`: a folder, a name from `list_pretrained`, or an id on the Hugging Face Hub. ValueError where files are missing, damaged or not those of the card."
     folder = find_pretrained(source)
+    check_sums(folder)
     model = cls(read_config(folder / "config.json"))
     load_strictly(model, read_safetensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
     return model.eval()
 
 MAX.from_pretrained = classmethod(from_pretrained)
+
+# %% ../nbs/05_mae.ipynb #162c52ee
+def list_pretrained() -> pd.DataFrame:  # a row for each model; index: its name
+    "The models that come with the package: size, training data, what they reach, licence."
+    import pandas as pd
+    return pd.DataFrame([listed(SHIPPED / name) for name in shipped_names()]).set_index("name")
+
+def listed(folder: Path) -> dict:
+    "A model's row: the card's entries, the nested ones under their own names."
+    card = read_card(folder)
+    megabytes = round(sum((folder / name).stat().st_size for name in card["sha256"]) / 1e6, 2)
+    kept = {k: card[k] for k in ("parameters", "trained_on", "seed", "code_version", "licence", "citation")}
+    return dict(name=card["name"], megabytes=megabytes, **card["metrics"], **kept)
+
+# %% ../nbs/05_mae.ipynb #64621975
+def load_pretrained(name: str = "max-tiny-sim") -> MAX:
+    "A model that comes with the package. ValueError for a name that it does not have."
+    if name not in shipped_names(): raise ValueError(f"no pre-trained model is named {name!r}; the package has {shipped_names()}. `MAX.from_pretrained` takes folders and Hub ids, too")
+    return MAX.from_pretrained(name)
 
 # %% ../nbs/05_mae.ipynb #3ac19e08
 def xpt_encoder(state: dict) -> dict:
@@ -513,7 +576,8 @@ def xpt_decoder(state: dict) -> dict:
 # %% ../nbs/05_mae.ipynb #a9f59359
 def read_xpt(path) -> dict:
     "The state dict of a published checkpoint; read with weights_only=True, so that it cannot run code."
-    try: state = torch.load(path, map_location="cpu", weights_only=True)
+    file = find_file(path)
+    try: state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as e: raise ValueError(f"{path}: expected a torch state dict that loads with weights_only=True ({type(e).__name__})") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()): raise ValueError(f"{path}: expected a state dict of tensors, found {type(state).__name__}")
     return state
@@ -531,8 +595,8 @@ def check_positions(state: dict, config: MAXConfig, source) -> None:
 XPT_KEYS = ("cls_token", "mask_token", "pos_embed", "patch_embed.proj.", "blocks.", "norm.", "decoder_", "fc.")
 
 def from_xpt(cls,
-    checkpoint,  # path of `mae.ckpt`
-    config,      # path of a config.json, or a MAXConfig
+    checkpoint,  # path of `mae.ckpt`, or "OWNER/REPOSITORY/FILE" on the Hugging Face Hub, such as "paoyw/max/mae.ckpt"
+    config = MAXConfig(),  # of a config.json, the same two ways, or a MAXConfig; the default is the published geometry
 ) -> MAX:
     "A model with the published implementation's weights. ValueError names keys and shapes that differ."
     config, state = read_config(config), read_xpt(checkpoint)

@@ -24,9 +24,9 @@ from .spectra import Spectra, as_counts, as_targets, write_atomically
 __all__ = ['STRETCH', 'least_skewed', 'ln_floor', 'TargetScale', 'Network', 'labelled_batch', 'masked_error', 'FineTuneSettings',
            'layer_height', 'parameter_groups', 'start_head', 'fine_tune', 'plain_batch', 'member_folds',
            'weighted_quantile', 'cv_plus', 'automatic_steps', 'named_targets', 'labelled_rows', 'groups_of',
-           'starting_model', 'MAXRegressor', 'train_members', 'train_member', 'member_outputs', 'left_out_residuals',
-           'equal_weights', 'predict_interval', 'target_interval', 'save', 'description', 'load', 'load_members',
-           'fixed_scale', 'from_xpt', 'xpt_network']
+           'starting_model', 'on_an_axis', 'check_axis', 'MAXRegressor', 'train_members', 'train_member',
+           'member_outputs', 'left_out_residuals', 'equal_weights', 'predict_interval', 'target_interval', 'save',
+           'description', 'load', 'load_members', 'fixed_scale', 'from_xpt', 'xpt_network']
 
 # %% ../nbs/07_regress.ipynb #17be3877
 STRETCH = {"linear": (lambda y, floor: y, lambda z: z),
@@ -255,22 +255,41 @@ def groups_of(X, groups=None) -> np.ndarray | None:
     return None if groups is None else np.asarray(groups).astype(str)
 
 # %% ../nbs/07_regress.ipynb #87fbde69
-def starting_model(pretrained, X, preset: str, seed: int) -> MAX:
-    "The MAX to fine-tune: a model, a saved one, or a fresh preset that has learned the channel statistics of X."
+def starting_model(pretrained, X, preset: str | None, seed: int) -> MAX:
+    "The MAX to fine-tune: a model, a saved one, or a fresh preset that has learned the channel statistics of X. ValueError where it reads other spectra than X."
     from max_nb.pretrain import as_model
-    if isinstance(pretrained, MAX): return pretrained
-    if pretrained is not None: return MAX.from_pretrained(pretrained)
-    if not isinstance(X, Spectra): X = Spectra(as_counts(X), None, EnergyAxis(n_channels=as_counts(X).shape[1]))
-    return as_model(preset, X, seed)
+    if pretrained is None: return as_model(preset or "tiny", on_an_axis(X), seed)
+    if preset is not None: raise ValueError(f"preset is {preset!r}, but pretrained weights have a geometry of their own; expected pretrained=None beside a preset")
+    model = pretrained if isinstance(pretrained, MAX) else MAX.from_pretrained(pretrained)
+    check_axis(model, X, pretrained)
+    return model
+
+def on_an_axis(X) -> Spectra:
+    "Spectra as they are; bare counts on the nominal axis of as many channels."
+    return X if isinstance(X, Spectra) else Spectra(as_counts(X), None, EnergyAxis(n_channels=as_counts(X).shape[1]))
+
+# %% ../nbs/07_regress.ipynb #7673efaf
+def check_axis(
+    model: MAX,
+    X,           # Spectra, whose axis is compared, or counts (B, C), of which only C can be
+    name,        # of the weights, for the message
+) -> None:
+    "ValueError where spectra are not on the axis that the weights were made for."
+    axis = model.config.axis
+    same = X.axis == axis if isinstance(X, Spectra) else as_counts(X).shape[1] == axis.n_channels
+    if same: return
+    found = X.axis if isinstance(X, Spectra) else f"{as_counts(X).shape[1]} channels"
+    who = repr(str(name)) if isinstance(name, (str, Path)) else "the model given"
+    raise ValueError(f"pretrained: {who} was made for {axis}; found spectra on {found}; expected the same: spectra.rebin({axis}), or pretrained=None to learn from scratch on their own axis")
 
 # %% ../nbs/07_regress.ipynb #15e92524
 class MAXRegressor(RegressorMixin, BaseEstimator):
     "Wt% from raw counts by a fine-tuned masked autoencoder: a scikit-learn estimator; several targets at once, missing values, intervals."
     def __init__(self,
-        pretrained=None,              # a MAX, the folder or Hub id of one, or None: from scratch
+        pretrained="max-tiny-sim",    # weights to start from: a name in list_pretrained(), a MAX, the folder or Hub id of one, or None: from scratch
         targets=("CaCO3", "TOC"),     # names of the targets, columns of X.info or y
         seed: int = 0,                # of everything random
-        preset: str = "tiny",         # geometry where there is no pretrained model
+        preset: str | None = None,    # geometry where pretrained is None (None: "tiny")
         members: int = 5,             # networks, each leaving out a fold of the groups; 1: a single one, without intervals
         steps: int | None = None,     # fine-tuning steps of a member (None: by number of labels)
         batch_size: int = 32,
@@ -391,7 +410,7 @@ MAXRegressor.save = save
 def description(est: MAXRegressor) -> dict:
     "All of a fitted estimator but the weights, as plain values."
     plain = lambda v: v.tolist() if isinstance(v, np.ndarray) else list(v) if isinstance(v, tuple) else v
-    return dict(format=1, params={k: plain(v) for k, v in est.get_params().items() if k != "pretrained"}, n_members=len(est.members_),
+    return dict(format=1, params={k: plain(v) for k, v in est.get_params().items() if k != "pretrained"}, n_members=len(est.members_), from_scratch=est.pretrained is None,
                 scale={k: plain(v) for k, v in vars(est.scale_).items()},
                 fitted={k: plain(getattr(est, k)) for k in ("targets_", "groups_", "fold_", "residuals_", "n_features_in_")})
 
@@ -403,6 +422,7 @@ def load(cls, folder) -> MAXRegressor:
     except (OSError, ValueError) as e: raise ValueError(f"{folder}: expected a folder written by MAXRegressor.save; {e}") from None
     est = cls(**{k: tuple(v) if k == "targets" and isinstance(v, list) else v for k, v in saved["params"].items()})
     est.mae_, est.scale_ = MAX.from_pretrained(folder / "mae"), TargetScale()
+    est.pretrained = None if saved.get("from_scratch") else est.mae_  # to be fitted again from where it began
     for k, v in saved["scale"].items(): setattr(est.scale_, k, np.array(v) if k in ("mean_", "std_", "low_", "high_") else v)
     for k, v in saved["fitted"].items(): setattr(est, k, np.array(v, dtype=float if k == "residuals_" else None) if isinstance(v, list) and k != "targets_" else v)
     est.members_ = load_members(est, saved["n_members"], folder / "members.safetensors")
@@ -430,8 +450,8 @@ def fixed_scale(mean: float, std: float, clip=None) -> TargetScale:
 
 # %% ../nbs/07_regress.ipynb #7a8724fe
 def from_xpt(cls,
-    checkpoint,                 # path of `regressor.ckpt`
-    config,                     # path of a config.json, or a MAXConfig
+    checkpoint,                 # path of `regressor.ckpt`, or OWNER/REPOSITORY/FILE on the Hugging Face Hub
+    config,                     # path of a config.json, the same two ways, or a MAXConfig
     target_mean: float = 0.0,   # of the training targets, wt%
     target_std: float = 1.0,
     clip=None,                  # (lowest, highest) wt%; None: as the network says
@@ -440,7 +460,7 @@ def from_xpt(cls,
     "A fitted estimator with the weights of a published regressor. ValueError names keys and shapes that differ."
     config, state = read_config(config), read_xpt(checkpoint)
     check_positions(state, config, checkpoint)
-    est = cls(targets=(target,), members=1, pooling="cls")
+    est = cls(None, targets=(target,), members=1, pooling="cls")
     est.mae_, est.targets_, est.scale_, est.n_features_in_ = MAX(config).eval(), [target], fixed_scale(target_mean, target_std, clip), config.n_channels
     est.groups_, est.fold_, est.residuals_ = None, np.zeros(1, int), np.full((1, 1), np.nan)
     network = Network(est.mae_, 1, "cls").eval()

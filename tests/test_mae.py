@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file
 
-from max_nb.mae import (MAX, MAXConfig, NORMALISATIONS, Normaliser, check_mask, config_from, patchify, preset_config, random_mask, sincos_positions,
-                        visible_index)
+from max_nb.mae import (MAX, MAXConfig, NORMALISATIONS, Normaliser, check_mask, config_from, load_strictly, patchify, preset_config, random_mask,
+                        sincos_positions, visible_index, xpt_decoder, xpt_encoder)
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 needs_parity = pytest.mark.skipif(not PARITY.exists(), reason="no ../shared/parity: reference outputs of the published model are not at hand")
@@ -90,6 +90,88 @@ def test_from_xpt_with_another_geometry_names_the_positions():
     config = json.loads((PARITY / "config.json").read_text())
     with pytest.raises(ValueError, match="pos_embed has shape"):
         MAX.from_xpt(PARITY / "mae.ckpt", config_from({**config, "patch_size": 32}))
+
+
+def published_block(prefix, d):
+    "Shapes of a transformer block in the published layout."
+    return {f"{prefix}.{name}": shape for name, shape in {
+        "norm1.weight": (d,), "norm1.bias": (d,), "attn.qkv.weight": (3 * d, d), "attn.qkv.bias": (3 * d,), "attn.proj.weight": (d, d), "attn.proj.bias": (d,),
+        "norm2.weight": (d,), "norm2.bias": (d,), "mlp.fc1.weight": (4 * d, d), "mlp.fc1.bias": (4 * d,), "mlp.fc2.weight": (d, 4 * d), "mlp.fc2.bias": (d,)}.items()}
+
+
+def published_shapes(depth=12, decoder_depth=8, d=768, e=512, patches=128, p=16):
+    "Shapes of the released ViT-base checkpoint, by its names."
+    shapes = {"cls_token": (1, 1, d), "mask_token": (1, 1, e), "pos_embed": (1, patches + 1, d), "decoder_pos_embed": (1, patches + 1, e),
+              "patch_embed.proj.weight": (d, 1, p), "patch_embed.proj.bias": (d,), "norm.weight": (d,), "norm.bias": (d,), "decoder_embed.weight": (e, d),
+              "decoder_embed.bias": (e,), "decoder_norm.weight": (e,), "decoder_norm.bias": (e,), "decoder_pred.weight": (p, e), "decoder_pred.bias": (p,)}
+    for i in range(depth): shapes |= published_block(f"blocks.{i}", d)
+    for i in range(decoder_depth): shapes |= published_block(f"decoder_blocks.{i}", e)
+    return shapes
+
+
+def test_the_released_checkpoint_fits_the_default_configuration():
+    with torch.device("meta"):  # shapes alone: nothing is computed or stored
+        model = MAX(MAXConfig())
+        state = {k: torch.empty(shape) for k, shape in published_shapes().items()}
+    ours = {f"normaliser.{k}": v for k, v in model.normaliser.state_dict().items()}
+    load_strictly(model, {**ours, **xpt_encoder(state), **xpt_decoder(state)}, "the released checkpoint")
+    millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.encoder, model.decoder)]
+    assert [round(m, 1) for m in millions] == [85.1, 25.6]
+
+
+def torch_block(state, prefix, d, heads):
+    "PyTorch's own transformer layer with a published block's weights."
+    layer = torch.nn.TransformerEncoderLayer(d, heads, 4 * d, 0.0, "gelu", 1e-6, batch_first=True, norm_first=True).eval()
+    names = {"self_attn.in_proj_": "attn.qkv.", "self_attn.out_proj.": "attn.proj.", "linear1.": "mlp.fc1.", "linear2.": "mlp.fc2.", "norm1.": "norm1.", "norm2.": "norm2."}
+    layer.load_state_dict({ours + kind: state[f"{prefix}.{theirs}{kind}"] for ours, theirs in names.items() for kind in ("weight", "bias")})
+    return layer
+
+
+@torch.no_grad()
+def test_parity_at_the_released_width_with_torch_layers(tmp_path):
+    "Two blocks and one, at the width of ViT-base over 2048 channels, rebuilt from torch's own layers and a convolution."
+    draw, shapes = torch.Generator().manual_seed(0), published_shapes(depth=2, decoder_depth=1)
+    state = {k: torch.randn(shape, generator=draw) * 0.02 + (1.0 if k.endswith("norm.weight") else 0.0) for k, shape in shapes.items()}
+    state |= {"pos_embed": sincos_positions(128, 768)[None], "decoder_pos_embed": sincos_positions(128, 512)[None]}
+    torch.save(state, tmp_path / "mae.ckpt")
+    model, x = MAX.from_xpt(tmp_path / "mae.ckpt", MAXConfig(depth=2, decoder_depth=1)), torch.as_tensor(counts(2, 2048))
+
+    norm = lambda h, k: torch.nn.functional.layer_norm(h, h.shape[-1:], state[f"{k}.weight"], state[f"{k}.bias"], 1e-6)
+    z = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)
+    h = torch.nn.functional.conv1d(z[:, None], state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=16).transpose(1, 2) + state["pos_embed"][:, 1:]
+    h = torch.cat([(state["cls_token"] + state["pos_embed"][:, :1]).expand(2, -1, -1), h], 1)
+    for i in range(2): h = torch_block(state, f"blocks.{i}", 768, 12)(h)
+    h = norm(h, "norm")
+    assert torch.allclose(model.encode(x), h, atol=1e-5)
+    h = torch.nn.functional.linear(h, state["decoder_embed.weight"], state["decoder_embed.bias"]) + state["decoder_pos_embed"]
+    h = norm(torch_block(state, "decoder_blocks.0", 512, 16)(h), "decoder_norm")
+    want = torch.nn.functional.linear(h, state["decoder_pred.weight"], state["decoder_pred.bias"])[:, 1:].flatten(1)
+    assert torch.allclose(model(x, mask=torch.zeros(128, dtype=torch.bool)).reconstruction, want, atol=1e-5)
+
+
+@needs_parity
+def test_a_published_checkpoint_comes_from_the_hub(monkeypatch, published):
+    asked = []
+    def download(repo, file): asked.append((repo, file)); return str(PARITY / Path(file).name)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    model = MAX.from_xpt("paoyw/max/pretrained/mae.ckpt", "paoyw/max/pretrained/config.json")
+    assert sorted(asked) == [("paoyw/max", "pretrained/config.json"), ("paoyw/max", "pretrained/mae.ckpt")]
+    assert torch.equal(model.encode(counts(2, 2048)), published.encode(counts(2, 2048)))
+
+
+def test_without_a_network_the_message_says_what_was_looked_for(monkeypatch):
+    def refuse(*_, **__): raise OSError("no network here")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    for checkpoint, config in (("paoyw/max/mae.ckpt", MAXConfig(**SMALL)), ("some.ckpt", "paoyw/max/config.json")):
+        with pytest.raises(ValueError, match="paoyw/max/.*neither a file nor.*Hub.*network"):
+            MAX.from_xpt(checkpoint, config)
+
+
+@pytest.mark.parametrize("path", ["missing.ckpt", "folder/missing.ckpt", "/no/such/folder/missing.ckpt", "../no/such/missing.ckpt"])
+def test_a_missing_file_is_not_looked_for_on_the_hub(monkeypatch, path):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: pytest.fail("asked the Hub"))
+    with pytest.raises(ValueError, match="missing.ckpt"):
+        MAX.from_xpt(path, MAXConfig(**SMALL))
 
 
 def test_a_file_that_is_no_checkpoint(tmp_path):

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,12 @@ def wheel(tmp_path_factory):
     return next(dist.glob("*.whl"))
 
 
+def test_wheel_carries_the_weights(wheel):
+    held = {item.filename: item.file_size for item in zipfile.ZipFile(wheel).infolist()}
+    shipped = {str(path.relative_to(ROOT).as_posix()): path.stat().st_size for path in (PACKAGE / "pretrained").rglob("*") if path.is_file()}
+    assert shipped and shipped.items() <= held.items()
+
+
 def test_installed_wheel_runs_without_the_developers_tools(wheel, tmp_path):
     venv.create(tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
@@ -191,7 +198,7 @@ def test_installed_wheel_runs_without_the_developers_tools(wheel, tmp_path):
     (site / "borrowed.pth").write_text(f"{borrowed}\nimport sys; sys.modules.update(dict.fromkeys(['nbdev', 'fastcore', 'execnb', 'ghapi']))\n")
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     names = ", ".join(f"max_nb.{path.stem}" for path in MODULES if path.stem != "widgets")
-    where = run(python, "-c", f"import {names}; print(max_nb.__file__)", cwd=tmp_path, env=clean)
+    where = run(python, "-c", f"import {names}; max_nb.mae.load_pretrained(); print(max_nb.__file__)", cwd=tmp_path, env=clean)
     assert Path(where.strip()).is_relative_to(site)
     said = run(tmp_path / "venv" / "bin" / "max-nb", "--help", cwd=tmp_path, env=clean)
     assert "quantify" in said
