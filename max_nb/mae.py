@@ -208,7 +208,8 @@ class Normaliser(nn.Module):
         self.register_buffer("std", torch.ones(n_channels))
 
     def learn(self, counts: Tensor | Iterable[Tensor]) -> None:
-        "Take the channel statistics of the training spectra, whole or in parts (only used where `over` is 'channel')."
+        "Take the channel statistics of the training spectra, whole or in parts; nothing where units are not kept by channel."
+        if self.over != "channel": return
         mean, std = channel_statistics(self.stretch(part) for part in ([counts] if isinstance(counts, Tensor) else counts))
         self.mean.copy_(mean); self.std.copy_(std.clamp_min(float(0.05 * std.max()) or 1.0))
 

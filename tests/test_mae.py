@@ -345,3 +345,12 @@ def test_a_folder_without_a_model(tmp_path):
 def test_patchify_is_a_view_of_the_same_numbers():
     x = torch.arange(32.).reshape(2, 16)
     assert torch.equal(patchify(x, 4).flatten(1), x)
+
+
+@pytest.mark.parametrize("kind", ["log", "instance", "log-instance", "sqrt-instance"])
+def test_statistics_are_learned_only_where_they_are_used(kind):
+    model = MAX.from_preset("tiny", normalisation=kind)
+    counts = torch.rand(4, model.config.n_window) * 100
+    before = model.normaliser(counts)
+    model.normaliser.learn(counts * 3)
+    assert torch.equal(model.normaliser(counts), before)
