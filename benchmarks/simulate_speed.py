@@ -29,10 +29,11 @@ def timed(job):
     return time.perf_counter() - clock, time.process_time() - cpu
 
 
-def archive(n_cores, n_jobs):
-    "Cores made and let go."
-    from max_nb.simulate import simulate_cores
-    for _ in simulate_cores(n_cores, PER_CORE, seed=0, n_jobs=n_jobs, progress=False):
+def archive(n_cores, n_jobs, processes=False):
+    "Cores made and let go, by threads or (as `simulate_cores` does by itself from 50,000 spectra on) by processes."
+    from max_nb import simulate
+    simulate.PROCESSES_FROM = 1 if processes else float("inf")
+    for _ in simulate.simulate_cores(n_cores, PER_CORE, seed=0, n_jobs=n_jobs, progress=False):
         pass
 
 
@@ -53,8 +54,8 @@ def speeds(a):
     info = simulate_core(REGIONS[0], "one", 100, session=session).info
     cores, rows = a.cores, {}
     jobs = {"simulate_cores, 1 thread": (lambda: archive(cores, 1), cores * PER_CORE), f"simulate_cores, {os.cpu_count()} threads": (lambda: archive(cores, -1), cores * PER_CORE),
-            "a loop over spectra": (lambda: one_at_a_time(info, session), len(info))}
-    archive(16, -1)  # set-up: one scanner for each session of the diary
+            f"simulate_cores, {os.cpu_count()} processes": (lambda: archive(cores, -1, processes=True), cores * PER_CORE), "a loop over spectra": (lambda: one_at_a_time(info, session), len(info))}
+    for processes in (False, True): archive(32, -1, processes)  # set-up: one scanner for each session of the diary
     for _ in range(a.rounds):
         for name, (job, n) in jobs.items():
             clock, cpu = timed(job)

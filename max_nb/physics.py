@@ -665,7 +665,8 @@ def as_fractions(
     columns = [c for c in composition if c in ELEMENTS] or [c for c in composition if c in COMPONENTS]
     if not columns: raise ValueError(f"composition has columns {list(composition)}; expected elements ({', '.join(ELEMENTS)}) or components ({', '.join(COMPONENTS)}) in wt%")
     if not len(composition): raise ValueError("composition has no rows; expected one for each spectrum")
-    weights = composition[columns].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    try: weights = composition[columns].to_numpy(dtype=float)
+    except (ValueError, TypeError): weights = composition[columns].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
     total, table = weights.sum(1), _component_elements().to_numpy() / 100
     bad = ~(weights >= 0).all(1) | ~(np.abs(total - 100) <= 2)
     if bad.any(): raise ValueError(f"composition, row {composition.index[bad][0]}: {', '.join(columns)} add up to {total[bad][0]:.4g}; expected numbers >= 0 that add up to 100 wt% (bad rows: {bad.sum()})")

@@ -19,11 +19,11 @@ from .spectra import Spectra
 # %% auto #0
 __all__ = ['ROCKS', 'AMOUNTS', 'REGIONS', 'SOURCES', 'ASHES', 'THICKNESS_MM', 'TRENDS', 'NO_LAYERS', 'LAYERS', 'SALINITY',
            'SOLIDS', 'SESSIONS', 'FIRST_YEAR', 'MIDLIFE_YEARS', 'HEADS', 'TIRED', 'FILED_OFF_KEV', 'SECTION_MM',
-           'SLIT_MM', 'FAULTS', 'HUM', 'LAB_ERROR', 'LAB_RELATIVE', 'end_members', 'Region', 'random_regions',
-           'downcore_trend', 'climate', 'core_layers', 'ages', 'core_trends', 'organic_carbon', 'redox_front',
-           'mineral_ratios', 'sediment', 'layer_solids', 'bioturbated', 'layered', 'wet_composition', 'pore_water',
-           'core_truth', 'Session', 'diary', 'sections', 'contact', 'noisy_spell', 'instrument_state', 'simulate_core',
-           'counted', 'simulate_cores', 'simulate_archive', 'laboratory_table']
+           'SLIT_MM', 'FAULTS', 'HUM', 'PROCESSES_FROM', 'LAB_ERROR', 'LAB_RELATIVE', 'end_members', 'Region',
+           'random_regions', 'downcore_trend', 'climate', 'core_layers', 'ages', 'core_trends', 'organic_carbon',
+           'redox_front', 'mineral_ratios', 'sediment', 'layer_solids', 'bioturbated', 'layered', 'wet_composition',
+           'pore_water', 'core_truth', 'Session', 'diary', 'sections', 'contact', 'noisy_spell', 'instrument_state',
+           'simulate_core', 'counted', 'simulate_cores', 'simulate_archive', 'laboratory_table']
 
 # %% ../nbs/03_simulate.ipynb #2c12095c
 ROCKS = {
@@ -480,15 +480,17 @@ def simulate_cores(
     def make(k):
         region, session = regions[k % len(regions)], book[np.random.default_rng((seed, k, 1)).integers(SESSIONS)]
         return simulate_core(region, f"{region.code}-{k // len(regions) + 1:02d}", n_per_core, step_mm, (seed, k), axis=options.get("axis", EnergyAxis()), session=session)
-    return _in_order(make, n_cores, n_jobs, progress)
+    return _in_order(make, n_cores, n_jobs, progress, processes=n_jobs != 1 and n_cores * n_per_core >= PROCESSES_FROM)
 
-def _in_order(make, n: int, n_jobs: int, progress: bool) -> Iterator:
-    "make(0), make(1), ... by several threads, a few ahead of what is taken."
+PROCESSES_FROM = 50_000 # spectra; for fewer, threads are done before processes have started
+
+def _in_order(make, n: int, n_jobs: int, progress: bool, processes: bool) -> Iterator:
+    "make(0), make(1), ... by several threads or processes, a few ahead of what is taken."
     from joblib import Parallel, delayed
     from threadpoolctl import threadpool_limits
     from tqdm.auto import tqdm
-    with tqdm(total=n, desc="simulate", unit="core", delay=2, leave=False, disable=not progress) as bar, Parallel(n_jobs=n_jobs, backend="threading") as parallel:
-        ahead = 4 * parallel._effective_n_jobs()
+    with tqdm(total=n, desc="simulate", unit="core", delay=2, leave=False, disable=not progress) as bar, Parallel(n_jobs=n_jobs, backend="loky" if processes else "threading", batch_size=1) as parallel:
+        ahead = (16 if processes else 4) * parallel._effective_n_jobs()
         for first in range(0, n, ahead):
             with threadpool_limits(1): made = parallel(delayed(make)(k) for k in range(first, min(first + ahead, n)))
             while made:

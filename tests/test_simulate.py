@@ -370,3 +370,11 @@ def test_another_scanner_makes_whole_archives():
     total = archive.counts.sum(0)
     strontium, beside = (total[archive.axis.channel_of(kev)] for kev in (14.16, 13.7))
     assert strontium > 1.1 * beside  # its K line, out of reach at 10 kV
+
+
+def test_processes_make_the_same_cores_as_threads(monkeypatch):
+    import max_nb.simulate as simulate
+    threads = [c.counts for c in simulate_cores(3, 6, seed=4, n_jobs=2, progress=False)]
+    monkeypatch.setattr(simulate, "PROCESSES_FROM", 1)
+    processes = [c.counts for c in simulate_cores(3, 6, seed=4, n_jobs=2, progress=False)]
+    assert all(np.array_equal(a, b) for a, b in zip(threads, processes, strict=True))
