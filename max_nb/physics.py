@@ -695,7 +695,7 @@ def expected_spectrum(
     fractions = as_fractions(composition)
     varying = dict(film_um=film_um, gap_mm=gap_mm, strength=strength, hum_per_s=hum_per_s, gain_kev=axis.gain_kev if gain_kev is None else gain_kev, offset_kev=axis.offset_kev if offset_kev is None else offset_kev)
     varying = {name: _one_each(name, v, len(fractions)) for name, v in varying.items()}
-    for name in ("film_um", "gap_mm", "strength", "hum_per_s"): _check_each(name, varying[name])
+    for name in ("strength", "hum_per_s"): _check_each(name, varying[name])  # film and gap: `as_surface`
     if total is not None: _check_each("total", total := _one_each("total", total, len(fractions)))
     varying["total"] = np.full(len(fractions), np.nan) if total is None else total
     counts = np.empty((len(fractions), axis.n_channels))

@@ -400,7 +400,6 @@ def as_model(model_or_preset, spectra: Spectra, seed: int, config: dict | None =
         return model_or_preset
     if not isinstance(spectra, Spectra): raise ValueError(f"spectra are {type(spectra).__name__}; expected Spectra, whose energy axis a preset needs")
     model = MAX.from_preset(model_or_preset, seed=seed, **on_axis(spectra.axis, config))
-    if model.normaliser.over != "channel": return model
     size = STATISTICS_OF if spectra.on_disk else max(1, len(spectra))
     model.normaliser.learn(as_tensor(spectra.counts[i : i + size], model.config)[:, : model.config.n_window] for i in range(0, len(spectra), size))
     return model
