@@ -21,14 +21,14 @@ from .spectra import as_counts, write_atomically
 
 # %% auto #0
 __all__ = ['NORMALISATIONS', 'REFERENCE_TOTAL', 'PRESETS', 'PRESET_WINDOW_KEV', 'PRESET_NORMALISATION', 'XPT_NAMES',
-           'XPT_DERIVED', 'SHIPPED', 'CARD', 'XPT_KEYS', 'patchify', 'random_mask', 'check_mask', 'visible_index',
-           'sincos_positions', 'Attention', 'MLP', 'Block', 'MAXConfig', 'check_config', 'Normalisation',
-           'channel_statistics', 'Normaliser', 'Encoder', 'Decoder', 'MAEOutput', 'initialise', 'as_tensor',
-           'check_shape', 'MAX', 'masked_mse', 'whole', 'encode', 'reconstruct', 'preset_config', 'from_preset',
-           'save_pretrained', 'load_strictly', 'find_file', 'read_config', 'config_from', 'shipped_names',
-           'find_pretrained', 'read_card', 'file_sums', 'check_sums', 'read_safetensors', 'from_pretrained',
-           'list_pretrained', 'listed', 'load_pretrained', 'xpt_encoder', 'xpt_decoder', 'read_xpt', 'check_positions',
-           'from_xpt']
+           'XPT_DERIVED', 'SHIPPED', 'CARD', 'XPT_KEYS', 'patchify', 'random_mask', 'grouped_mask', 'bands',
+           'check_mask', 'visible_index', 'sincos_positions', 'Attention', 'take', 'MLP', 'Block', 'MAXConfig',
+           'check_config', 'Normalisation', 'channel_statistics', 'Normaliser', 'Encoder', 'Decoder', 'MAEOutput',
+           'initialise', 'as_tensor', 'check_shape', 'MAX', 'masked_mse', 'whole', 'encode', 'reconstruct',
+           'preset_config', 'from_preset', 'save_pretrained', 'load_strictly', 'find_file', 'read_config',
+           'config_from', 'shipped_names', 'find_pretrained', 'read_card', 'file_sums', 'check_sums',
+           'read_safetensors', 'from_pretrained', 'list_pretrained', 'listed', 'load_pretrained', 'xpt_encoder',
+           'xpt_decoder', 'read_xpt', 'check_positions', 'from_xpt']
 
 # %% ../nbs/05_mae.ipynb #27bbc229
 def patchify(
@@ -50,6 +50,29 @@ def random_mask(
     n_keep = int(n_patches * (1 - mask_ratio))
     rank = torch.rand(n, n_patches, generator=generator).argsort(1).argsort(1)
     return rank >= n_keep
+
+# %% ../nbs/05_mae.ipynb #8be2ee22
+def grouped_mask(
+    n: int,                  # B, number of spectra
+    groups: Tensor,          # (G, L) bool: the patches of each group; groups may overlap, and patches of no group go one by one
+    mask_ratio: float = 0.5, # share of patches to hide; int(L * (1 - ratio)) stay visible
+    generator: torch.Generator | None = None, # source of randomness (None: torch's global one)
+) -> Tensor:                 # (B, L) bool, True = hidden
+    "Hide whole groups of patches, in random order; the last one in part, so that all spectra hide as many."
+    single = torch.eye(groups.shape[1], dtype=torch.bool)[~groups.any(0)]
+    groups = torch.cat([groups, single])
+    turn = torch.rand(n, len(groups), generator=generator)
+    first = torch.where(groups, turn[..., None], 2.0).amin(1) # a patch goes with the first of its groups
+    order = (first + 1e-6 * torch.rand(first.shape, generator=generator)).argsort(1).argsort(1)
+    return order < groups.shape[1] - int(groups.shape[1] * (1 - mask_ratio))
+
+def bands(
+    n_patches: int, # L
+    width: int,     # patches in a row
+) -> Tensor:        # (L + width - 1, L) bool
+    "Every band of neighbouring patches, cut off at the ends, as groups of `grouped_mask`."
+    start, patch = torch.arange(1 - width, n_patches)[:, None], torch.arange(n_patches)
+    return (patch >= start) & (patch < start + width)
 
 # %% ../nbs/05_mae.ipynb #62257f23
 def check_mask(
@@ -93,10 +116,25 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.qkv, self.proj = num_heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(self, x: Tensor, valid: Tensor | None = None, asking: Tensor | None = None) -> Tensor:
+        "x (B, N, D), valid (B, N) bool, asking (B, Q) places -> (B, N, D), or (B, Q, D) for those that ask."
+        if asking is None: q, k, v = self.heads(self.qkv(x), 3)
+        else:
+            d, w, b = x.shape[-1], self.qkv.weight, self.qkv.bias
+            (q,), (k, v) = self.heads(F.linear(take(x, asking), w[:d], b[:d]), 1), self.heads(F.linear(x, w[d:], b[d:]), 2)
         seen = None if valid is None else valid[:, None, None, :]
         return self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2))
+
+    def heads(self, x: Tensor, n: int) -> Tensor:
+        "(B, N, n * D) -> (n, B, heads, N, D / heads)."
+        return x.unflatten(-1, (n, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+
+def take(
+    x: Tensor,      # (B, N, D)
+    places: Tensor, # (B, Q) positions in each row
+) -> Tensor:        # (B, Q, D)
+    "The tokens at these places."
+    return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
 
 # %% ../nbs/05_mae.ipynb #5a234290
 class MLP(nn.Module):
@@ -115,8 +153,10 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=eps), nn.LayerNorm(dim, eps=eps)
         self.attn, self.mlp = Attention(dim, num_heads), MLP(dim, int(mlp_ratio * dim))
 
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        x = x + self.attn(self.norm1(x), valid)
+    def forward(self, x: Tensor, valid: Tensor | None = None, asking: Tensor | None = None) -> Tensor:
+        "x (B, N, D), valid (B, N) bool, asking (B, Q) places -> (B, N, D), or (B, Q, D) for those that ask."
+        answer = self.attn(self.norm1(x), valid, asking)
+        x = answer + (x if asking is None else take(x, asking))
         return x + self.mlp(self.norm2(x))
 
 # %% ../nbs/05_mae.ipynb #f6bcd25b
@@ -284,18 +324,30 @@ class Decoder(nn.Module):
         full = filler.expand(len(tokens), len(self.positions) - 1, -1)
         return full.scatter(1, index[..., None].expand_as(tokens), torch.where(valid[..., None], tokens, filler))
 
+    def placed(self, tokens: Tensor, index: Tensor, valid: Tensor) -> Tensor:
+        "Encoder output -> (B, 1 + L, D): what the first block sees."
+        x = self.embed(tokens)
+        return torch.cat([x[:, :1], self.place(x[:, 1:], index, valid)], 1) + self.positions
+
     def forward(self, tokens: Tensor, index: Tensor, valid: Tensor) -> Tensor:
         "Encoder output -> (B, L, P) in normalised units."
-        x = self.embed(tokens)
-        x = torch.cat([x[:, :1], self.place(x[:, 1:], index, valid)], 1) + self.positions
+        x = self.placed(tokens, index, valid)
         for block in self.blocks: x = block(x)
         return self.pred(self.norm(x))[:, 1:]
+
+    def guesses(self, tokens: Tensor, index: Tensor, valid: Tensor, wanted: Tensor) -> Tensor:
+        "As `forward`, for the patches `wanted` (B, Q) alone: (B, Q, P). Only they go through the last block."
+        x = self.placed(tokens, index, valid)
+        for block in self.blocks[:-1]: x = block(x)
+        if len(self.blocks): x = self.blocks[-1](x, asking=1 + wanted)
+        else: x = take(x, 1 + wanted)
+        return self.pred(self.norm(x))
 
 # %% ../nbs/05_mae.ipynb #4110a738
 class MAEOutput(NamedTuple):
     "What `MAX(counts)` returns."
     loss: Tensor            # scalar: mean squared error in normalised units
-    reconstruction: Tensor  # (B, C) the network's guess for every channel of the window; above it, the input; normalised units
+    reconstruction: Tensor | None # (B, C) the network's guess for every channel of the window; above it, the input; normalised units
     mask: Tensor            # (B, L) bool, True = hidden
 
 # %% ../nbs/05_mae.ipynb #2a0a82ea
@@ -344,13 +396,20 @@ class MAX(nn.Module):
                 mask: Tensor | None = None,        # (B, L) bool, True = hidden; drawn at random if not given
                 mask_ratio: float | None = None,   # share to hide (None: the configuration's)
                 seed: int | None = None,           # of the random mask (None: torch's global generator)
+                loss_only: bool = False,           # leave out what the loss does not need; the reconstruction is then None
                ) -> MAEOutput:
         "Hide, encode what is visible, guess the rest."
         counts = as_tensor(counts, self.config, self.device)
         x = self.patches(counts)
         mask = self.draw_mask(len(x), mask_ratio, seed) if mask is None else check_mask(mask, len(x), self.config.n_patches).to(self.device)
+        if loss_only and self.config.loss_on == "hidden" and mask.any(): return MAEOutput(self.hidden_loss(x, mask), None, mask)
         guess = self.decoder(*self.encoder(x, ~mask))
         return MAEOutput(masked_mse(guess, x, mask, self.config.loss_on), self.whole(guess, counts), mask)
+
+    def hidden_loss(self, x: Tensor, mask: Tensor) -> Tensor:
+        "The loss of patches (B, L, P) under a mask (B, L), by guessing the hidden ones alone."
+        wanted, hidden = visible_index(mask)
+        return masked_mse(self.decoder.guesses(*self.encoder(x, ~mask), wanted), take(x, wanted), hidden)
 
     @property
     def device(self) -> torch.device: return self.encoder.cls_token.device

@@ -15,19 +15,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .mae import MAX, MAXConfig, Normaliser, as_tensor, check_shape, patchify, preset_config, random_mask
+from .mae import MAX, MAXConfig, Normaliser, as_tensor, bands, check_shape, grouped_mask, patchify, preset_config, random_mask
 from .spectra import Spectra, as_counts, fingerprint, grouped_split, write_atomically
 
 # %% auto #0
-__all__ = ['KEPT', 'SAVE_EVERY_S', 'STATISTICS_OF', 'mixing_weights', 'recount', 'pick', 'mix_and_recount', 'step_generator',
-           'PretrainSettings', 'check_settings', 'batch_rows', 'draw_batch', 'steps_per_epoch', 'rate_at', 'shares',
-           'add_gradients', 'check_loss', 'train_step', 'make_optimizer', 'Trainer', 'content_sha256',
-           'checkpoint_state', 'previous', 'write_rotating', 'save_checkpoint', 'BrokenCheckpoint', 'load_checkpoint',
-           'newest_whole', 'restore', 'sweep_up', 'patient_interrupt', 'close_epoch', 'show', 'one_step',
-           'stop_if_asked', 'run_steps', 'PretrainRun', 'default_epochs', 'as_model', 'on_axis', 'check_spectra',
-           'check_masks', 'make_accelerator', 'make_trainer', 'finish', 'as_settings', 'pretrain', 'preview',
-           'informative_patches', 'as_seen', 'reconstruction_r2', 'published_config', 'pretrain_as_published',
-           'sweep_cells', 'cell_name', 'cell_recipe', 'held_out_r2', 'read_cell', 'run_cell', 'sweep', 'plot_sweep']
+__all__ = ['HIDE', 'KEPT', 'SAVE_EVERY_S', 'STATISTICS_OF', 'mixing_weights', 'recount', 'pick', 'mix_and_recount', 'drift',
+           'step_generator', 'PretrainSettings', 'check_settings', 'batch_rows', 'draw_batch', 'element_patches',
+           'draw_mask', 'steps_per_epoch', 'rate_at', 'shares', 'add_gradients', 'check_loss', 'train_step',
+           'make_optimizer', 'Trainer', 'content_sha256', 'checkpoint_state', 'previous', 'write_rotating',
+           'save_checkpoint', 'BrokenCheckpoint', 'load_checkpoint', 'newest_whole', 'restore', 'sweep_up',
+           'patient_interrupt', 'close_epoch', 'show', 'one_step', 'stop_if_asked', 'run_steps', 'PretrainRun',
+           'default_epochs', 'as_model', 'on_axis', 'check_spectra', 'check_masks', 'make_accelerator', 'make_trainer',
+           'finish', 'as_settings', 'in_processes', 'one_of_several', 'pretrain', 'preview', 'informative_patches',
+           'as_seen', 'reconstruction_r2', 'published_config', 'pretrain_as_published', 'sweep_cells', 'cell_name',
+           'cell_recipe', 'held_out_r2', 'read_cell', 'run_cell', 'sweep', 'plot_sweep']
 
 # %% ../nbs/06_pretrain.ipynb #cdb40fc1
 def mixing_weights(
@@ -66,13 +67,29 @@ def mix_and_recount(
     generator: torch.Generator,  # source of randomness
     most: int = 3,               # parents of a mixture, at most
     spread: float = 0.3,         # standard deviation of ln(total) around the parents'
+    wander: float = 0.0,         # standard deviation of the energy scale's `drift`, channels
 ) -> Tensor:                     # (n, C) counts
     "Convex mixtures of spectra, counted anew with a random total."
     parents = pick(counts, torch.randint(len(counts), (n, most), generator=generator))
     weights, totals = mixing_weights(n, most, generator), parents.sum(2)
     mix = torch.einsum("nk,nkc->nc", weights / totals.clamp_min(1), parents)
     total = torch.einsum("nk,nk->n", weights, totals)[:, None]
+    if wander: mix = drift(mix, *(wander * torch.randn(2, n, 1, generator=generator)))
     return recount(mix, total * torch.exp(spread * torch.randn(n, 1, generator=generator)), generator)
+
+# %% ../nbs/06_pretrain.ipynb #7b49fc9e
+def drift(
+    counts: Tensor,  # (B, C) counts or shares
+    shift: Tensor,   # (B, 1) channels that the lowest channel moves up by
+    stretch: Tensor, # (B, 1) channels that channel 512 moves up by beyond that, and others in proportion
+) -> Tensor:         # (B, C)
+    "Spectra on an energy scale that has moved a little; what moves off the axis is lost, and nothing moves in."
+    edges = torch.arange(counts.shape[1] + 1, dtype=counts.dtype)
+    from_edge = (edges - shift) / (1 + stretch / 512)
+    below = torch.cat([counts.new_zeros(len(counts), 1), counts.cumsum(1)], 1)
+    left = from_edge.floor().clamp(0, counts.shape[1] - 1).long()
+    part = (from_edge - left).clamp(0, 1)
+    return torch.lerp(below.gather(1, left), below.gather(1, left + 1), part).diff(dim=1)
 
 # %% ../nbs/06_pretrain.ipynb #11d2bc19
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -93,6 +110,8 @@ class PretrainSettings:
     mask_ratio: float = 0.5   # share of patches hidden
     augment: bool = True      # mix and count anew; False: the spectra themselves, as published
     seed: int = 0
+    hide: str = field(default="patches", repr=False) # what is hidden together: one of HIDE
+    wander: float = field(default=0.0, repr=False) # with `augment`: drift of the energy scale, standard deviation in channels
     mixed_precision: str = field(default="no", repr=False) # "no", "bf16" or "fp16" (GPU only)
     accumulate: int = field(default=1, repr=False) # parts that each batch is worked through in
 
@@ -114,6 +133,8 @@ def check_settings(s: PretrainSettings) -> None:
     need(number("weight_decay") and s.weight_decay >= 0, "weight_decay", "a number of at least 0")
     need(len(s.betas) == 2 and all(0 <= b < 1 for b in s.betas), "betas", "two numbers from 0 to below 1")
     need(isinstance(s.seed, (int, np.integer)) and 0 <= s.seed < 2**36, "seed", "a whole number from 0 to 2**36")
+    need(s.hide in HIDE, "hide", f"one of {list(HIDE)}")
+    need(number("wander") and s.wander >= 0, "wander", "a number of channels, at least 0")
     need(s.mixed_precision in ("no", "bf16", "fp16"), "mixed_precision", "'no', 'bf16' or 'fp16'")
 
 # %% ../nbs/06_pretrain.ipynb #deb78d62
@@ -132,8 +153,28 @@ def draw_batch(
 ) -> tuple[Tensor, torch.Generator]:  # (B, C) counts, and the generator to draw the mask from
     "The spectra of one step: fresh mixtures, or the next ones of this epoch's order."
     generator = step_generator(settings.seed, step)
-    if settings.augment: return mix_and_recount(counts, settings.batch_size, generator), generator
+    if settings.augment: return mix_and_recount(counts, settings.batch_size, generator, wander=settings.wander), generator
     return pick(counts, batch_rows(len(counts), step, settings)), generator
+
+# %% ../nbs/06_pretrain.ipynb #25221b79
+def element_patches(
+    config: MAXConfig,
+    least: float = 0.02, # lines weaker than this, relative to the strongest of their series, do not count
+) -> Tensor:             # (G, L) bool
+    "For each element with lines in the window, the patches that hold their centres: groups for `grouped_mask`."
+    from max_nb.energy import emission_lines
+    lines = emission_lines(max_kev=float(config.axis.edges[config.n_window]))
+    lines = lines[(lines["intensity"] >= least * lines["intensity"].max()) & (lines["energy_kev"] >= config.axis.edges[0])]
+    groups = torch.zeros(lines["element"].nunique(), config.n_patches, dtype=torch.bool)
+    groups[lines["element"].factorize()[0], config.axis.channel_of(lines["energy_kev"].to_numpy()) // config.patch_size] = True
+    return groups
+
+HIDE = {"patches": lambda config: torch.eye(config.n_patches, dtype=torch.bool), "bands": lambda config: bands(config.n_patches, 4), "elements": element_patches}
+
+def draw_mask(n: int, config: MAXConfig, settings: PretrainSettings, generator: torch.Generator) -> Tensor:
+    "(n, L) bool: what a batch hides."
+    if settings.hide == "patches": return random_mask(n, config.n_patches, settings.mask_ratio, generator)
+    return grouped_mask(n, HIDE[settings.hide](config), settings.mask_ratio, generator)
 
 # %% ../nbs/06_pretrain.ipynb #7d383251
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -170,7 +211,7 @@ def add_gradients(model, accelerator, batch: Tensor, mask: Tensor, accumulate: i
     parts, total = shares(len(batch), accelerator.num_processes, accelerator.process_index, accumulate), 0.0
     for i, (rows, weight) in enumerate(parts):
         with nullcontext() if i == len(parts) - 1 else accelerator.no_sync(model):
-            loss = weight * model(batch[rows].to(accelerator.device), mask=mask[rows].to(accelerator.device)).loss
+            loss = weight * model(batch[rows].to(accelerator.device), mask=mask[rows].to(accelerator.device), loss_only=True).loss
             accelerator.backward(loss * accelerator.num_processes)
         total = total + loss.detach()
     return accelerator.reduce(total, "sum")
@@ -190,7 +231,7 @@ def train_step(model, optimizer, accelerator, counts: np.ndarray | Tensor, step:
     "One optimisation step; returns the loss. FloatingPointError, with nothing changed, where it is not finite."
     for group in optimizer.param_groups: group["lr"] = rate_at(step, total, settings.learning_rate, settings.warmup)
     batch, generator = draw_batch(counts, step, settings)
-    mask = random_mask(len(batch), accelerator.unwrap_model(model).config.n_patches, settings.mask_ratio, generator)
+    mask = draw_mask(len(batch), accelerator.unwrap_model(model).config, settings, generator)
     loss = add_gradients(model, accelerator, batch, mask, settings.accumulate)
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
     loss, norm = torch.stack([loss.float(), norm.float()]).tolist()
@@ -204,7 +245,8 @@ def make_optimizer(model: MAX, settings: PretrainSettings) -> torch.optim.Optimi
     decayed = [p for p in model.parameters() if p.ndim == 2]
     free = [p for p in model.parameters() if p.ndim != 2]
     groups = [dict(params=decayed, weight_decay=settings.weight_decay), dict(params=free, weight_decay=0.0)]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
+    fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=fused)
 
 # %% ../nbs/06_pretrain.ipynb #482c7ce9
 @dataclass
@@ -470,6 +512,24 @@ def as_settings(settings, n: int, epochs, mask_ratio, batch_size, seed, more: di
     if both: raise ValueError(f"{', '.join(both)} given beside settings; expected either settings or its entries, as in PretrainSettings.published(epochs=10)")
     return settings
 
+# %% ../nbs/06_pretrain.ipynb #2d4ceaed
+def in_processes(n: int, spectra: Spectra, out, on_epoch, **options) -> PretrainRun:
+    "Run `pretrain` in `n` new processes of this machine. ValueError for what cannot be passed on to them; ChildFailedError with the message of the one that failed."
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    if not isinstance(n, (int, np.integer)) or n < 1: raise ValueError(f"processes is {n!r}; expected a whole number of at least 1")
+    if out is None: raise ValueError(f"processes is {n}, but no folder `out` was given; expected one, since that is where the result is kept")
+    if on_epoch is not None: raise ValueError("on_epoch is given beside processes; expected one or the other, since another process cannot draw here")
+    if spectra.on_disk: raise ValueError("the spectra are on disk; expected them in memory. For archives larger than memory start a script with `accelerate launch`")
+    launch = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=n, run_id="pretrain", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0, start_method="spawn")
+    elastic_launch(launch, one_of_several)(spectra, dict(options, out=str(out)))
+    return PretrainRun(MAX.from_pretrained(out), pd.read_csv(Path(out) / "history.csv"), options["settings"])
+
+def one_of_several(spectra: Spectra, options: dict) -> None:
+    "What each process does."
+    if not torch.cuda.is_available(): os.environ["ACCELERATE_USE_CPU"] = "true"
+    torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["WORLD_SIZE"])))
+    pretrain(spectra, **options)
+
 # %% ../nbs/06_pretrain.ipynb #306a612a
 def pretrain(
     spectra: Spectra,                       # unlabelled spectra; labels are not looked at
@@ -485,12 +545,14 @@ def pretrain(
     config: dict | None = None,             # entries of MAXConfig to change in the preset, e.g. dict(normalisation="log", loss_on="all")
     on_epoch: Callable | None = None,       # called with the PretrainRun so far after each epoch
     log_with = None,                        # trackers of accelerate: "tensorboard", "wandb", an object of theirs, or a list
+    processes: int = 1,                     # among which each batch is divided; needs `out`, and spectra in memory
     **more,                                 # other entries of PretrainSettings
 ) -> PretrainRun:
     "Train a masked autoencoder on unlabelled spectra. ValueError for spectra and settings that cannot work, a wrong axis, or a checkpoint of another run; FloatingPointError where it diverges; OSError where the disk is full."
     counts = as_counts(spectra)
     settings = as_settings(settings, len(counts), epochs, mask_ratio, batch_size, seed, more)
     check_spectra(counts, settings)
+    if processes != 1: return in_processes(processes, spectra, out, on_epoch, model_or_preset=model_or_preset, resume=resume, progress=progress, settings=settings, config=config, log_with=log_with)
     trainer = make_trainer(as_model(model_or_preset, spectra, settings.seed, config), counts, settings, out, log_with, on_epoch)
     if trainer.accelerator.is_main_process: sweep_up(trainer.checkpoint)
     try:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file
 
-from max_nb.mae import (MAX, MAXConfig, NORMALISATIONS, Normaliser, check_mask, config_from, load_strictly, patchify, preset_config, random_mask,
+from max_nb.mae import (MAX, MAXConfig, NORMALISATIONS, Normaliser, bands, check_mask, config_from, grouped_mask, load_strictly, patchify, preset_config, random_mask,
                         sincos_positions, visible_index, xpt_decoder, xpt_encoder)
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
@@ -354,3 +354,40 @@ def test_statistics_are_learned_only_where_they_are_used(kind):
     before = model.normaliser(counts)
     model.normaliser.learn(counts * 3)
     assert torch.equal(model.normaliser(counts), before)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_the_loss_alone_is_the_loss(depth):
+    "Guessing only the hidden patches gives the same loss and gradients, also where rows hide different numbers."
+    model = MAX(MAXConfig(**dict(SMALL, decoder_depth=depth)))
+    counts = torch.poisson(torch.full((4, model.config.n_channels), 50.0), generator=torch.Generator().manual_seed(0))
+    even = random_mask(4, model.config.n_patches, 0.5, torch.Generator().manual_seed(1))
+    uneven = even.clone(); uneven[0, :3] = True
+    for mask in (even, uneven):
+        grads = []
+        for alone in (False, True):
+            model.zero_grad()
+            out = model(counts, mask=mask, loss_only=alone)
+            out.loss.backward()
+            grads.append((out.loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)))
+            assert (out.reconstruction is None) == alone
+        for a, b in zip(*grads):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_alone_of_a_spectrum_with_nothing_hidden_is_that_of_the_whole():
+    model = MAX(MAXConfig(**SMALL))
+    counts, mask = torch.full((2, model.config.n_channels), 9.0), torch.zeros(2, model.config.n_patches, dtype=torch.bool)
+    assert torch.equal(model(counts, mask=mask, loss_only=True).loss, model(counts, mask=mask).loss)
+
+
+@given(st.integers(2, 40), st.integers(1, 8), st.floats(0.05, 0.95), st.integers(0, 99))
+def test_groups_hide_as_many_in_every_row(n_patches, width, ratio, seed):
+    mask = grouped_mask(5, bands(n_patches, width), ratio, torch.Generator().manual_seed(seed))
+    assert (mask.sum(1) == n_patches - int(n_patches * (1 - ratio))).all()
+
+
+def test_a_group_is_hidden_whole_before_the_next_one_begins():
+    groups = torch.zeros(2, 8, dtype=torch.bool); groups[0, :4], groups[1, 4:] = True, True
+    mask = grouped_mask(50, groups, 0.5, torch.Generator().manual_seed(0))
+    assert set(map(tuple, mask.int().tolist())) == {(1,) * 4 + (0,) * 4, (0,) * 4 + (1,) * 4}

@@ -18,8 +18,9 @@ from hypothesis import given, settings, strategies as st
 
 from max_nb.energy import EnergyAxis
 from max_nb.mae import MAX, MAXConfig, random_mask
-from max_nb.pretrain import (PretrainSettings, add_gradients, as_model, batch_rows, default_epochs, draw_batch, held_out_r2, load_checkpoint, make_trainer, mix_and_recount,
+from max_nb.pretrain import (PretrainSettings, add_gradients, as_model, batch_rows, check_settings, default_epochs, draw_batch, drift, held_out_r2, load_checkpoint, make_trainer, mix_and_recount,
                              mixing_weights, one_step, pick, pretrain, pretrain_as_published, previous, rate_at, reconstruction_r2, save_checkpoint, shares, sweep)
+from max_nb.simulate import simulate_archive
 from max_nb.spectra import Spectra
 
 AXIS = EnergyAxis(n_channels=64)
@@ -764,3 +765,45 @@ def test_a_perfect_guess_is_perfect_in_any_units():
     m.reconstruct = lambda counts, mask: counts
     for units in ("sqrt-channel", "log", "instance"):
         assert reconstruction_r2(m, s, s, units=units) == 1
+
+
+@pytest.mark.parametrize("entry, value", [("hide", "peaks"), ("wander", -1.0), ("wander", float("nan"))])
+def test_what_is_hidden_and_how_far_the_scale_moves_is_checked(entry, value):
+    with pytest.raises(ValueError, match=entry):
+        check_settings(PretrainSettings(epochs=1, **{entry: value}))
+
+
+@pytest.mark.parametrize("changes", [dict(hide="bands"), dict(hide="elements"), dict(wander=0.5)])
+def test_other_ways_to_hide_and_to_drift_train(changes):
+    s = simulate_archive(n_cores=1, n_per_core=12, seed=3, progress=False)
+    run = pretrain(s, settings=PretrainSettings(epochs=2, batch_size=6, **changes), progress=False)
+    assert np.isfinite(run.history["loss"]).all()
+
+
+@pytest.mark.parametrize("shift, stretch", [(0.0, 0.0), (0.3, 0.0), (-1.5, 2.0), (0.0, -0.7)])
+def test_drift_moves_the_mean_channel_and_loses_nothing_inside(shift, stretch):
+    counts = torch.zeros(1, 1024, dtype=torch.float64); counts[0, 500:524] = torch.arange(24.0, dtype=torch.float64)
+    moved = drift(counts, torch.tensor([[shift]]), torch.tensor([[stretch]]))
+    place = lambda x: ((torch.arange(1024) + 0.5) * x).sum() / x.sum()
+    assert moved.sum().item() == pytest.approx(counts.sum().item()) and (moved >= -1e-9).all()
+    assert (place(moved) - place(counts)).item() == pytest.approx(shift + stretch * place(counts).item() / 512, abs=1e-3)
+
+
+def test_two_processes_of_one_machine_give_the_losses_of_one(tmp_path):
+    "In a script of its own, as a user would: new processes read it, too."
+    script = tmp_path / "run.py"
+    script.write_text("import sys, numpy as np\nfrom max_nb.pretrain import pretrain\nfrom max_nb.simulate import simulate_archive\n"
+                      "if __name__ == '__main__':\n"
+                      "    s = simulate_archive(n_cores=1, n_per_core=20, seed=1, progress=False)\n"
+                      "    one, two = (pretrain(s, epochs=3, batch_size=10, out=f'{sys.argv[1]}/{n}', processes=n, progress=False) for n in (1, 2))\n"
+                      "    np.testing.assert_allclose(one.history.loss, two.history.loss, rtol=1e-4)\n"
+                      "    assert two.settings == one.settings and not two.model.training\n")
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("options, message", [(dict(processes=2), "no folder"), (dict(processes=0, out="x"), "whole number"), (dict(processes=2, out="x", on_epoch=print), "on_epoch")])
+def test_what_other_processes_cannot_do_is_refused(options, message):
+    s = simulate_archive(n_cores=1, n_per_core=4, seed=1, progress=False)
+    with pytest.raises(ValueError, match=message):
+        pretrain(s, epochs=1, progress=False, **options)
