@@ -21,17 +21,18 @@ from .energy import EnergyAxis
 from .spectra import Spectra, as_counts, as_targets, write_atomically
 
 # %% auto #0
-__all__ = ['STRETCH', 'TUNES', 'ADAPT_STEPS', 'WATCH_FROM', 'WATCH_SHARE', 'STRENGTHS', 'FITTED', 'least_skewed', 'ln_floor',
-           'TargetScale', 'pooled', 'Network', 'labelled_batch', 'masked_error', 'FineTuneSettings', 'layer_height',
-           'thaw', 'low_rank', 'need_peft', 'parameter_groups', 'all_features', 'start_head', 'ridge_head', 'watched',
-           'Watch', 'fine_tune', 'plain_batch', 'weighted_batches', 'settle', 'member_folds', 'weighted_quantile',
-           'cv_plus', 'automatic_steps', 'automatic_tune', 'named_targets', 'as_weights', 'labelled_rows', 'groups_of',
-           'starting_model', 'on_an_axis', 'check_axis', 'adapted', 'check_scans', 'check_options', 'MAXRegressor',
-           'chosen_tune', 'train_members', 'learned_by', 'frozen_members', 'with_head', 'member_settings',
-           'train_member', 'member_outputs', 'outputs_of', 'left_out_residuals', 'equal_weights', 'predict_interval',
-           'target_interval', 'embedding', 'left_one_out', 'kernels', 'best_kernel', 'honest_errors', 'fit_correction',
-           'corrected', 'calibrate', 'widened', 'with_errors', 'save', 'plain', 'description', 'load', 'restore_fitted',
-           'load_members', 'fixed_scale', 'from_xpt', 'xpt_network']
+__all__ = ['STRETCH', 'TUNES', 'FULL_FROM', 'ADAPT_STEPS', 'WATCH_FROM', 'WATCH_SHARE', 'STRENGTHS', 'FITTED', 'least_skewed',
+           'ln_floor', 'TargetScale', 'pooled', 'Network', 'labelled_batch', 'masked_error', 'FineTuneSettings',
+           'layer_height', 'thaw', 'low_rank', 'need_peft', 'parameter_groups', 'all_features', 'start_head',
+           'ridge_head', 'watched', 'Watch', 'fine_tune', 'plain_batch', 'weighted_batches', 'settle', 'member_folds',
+           'weighted_quantile', 'cv_plus', 'automatic_steps', 'automatic_tune', 'named_targets', 'as_weights',
+           'labelled_rows', 'groups_of', 'starting_model', 'on_an_axis', 'on_its_axis', 'axis_found', 'check_axis',
+           'adapted', 'check_scans', 'check_options', 'MAXRegressor', 'chosen_tune', 'train_members', 'learned_by',
+           'frozen_members', 'with_head', 'member_settings', 'train_member', 'member_outputs', 'outputs_of',
+           'left_out_residuals', 'equal_weights', 'predict_interval', 'target_interval', 'embedding', 'left_one_out',
+           'kernels', 'best_kernel', 'honest_errors', 'fit_correction', 'corrected', 'calibrate', 'widened',
+           'with_errors', 'save', 'plain', 'description', 'load', 'restore_fitted', 'load_members', 'fixed_scale',
+           'from_xpt', 'xpt_network']
 
 # %% ../nbs/07_regress.ipynb #17be3877
 STRETCH = {"linear": (lambda y, floor: y, lambda z: z),
@@ -284,7 +285,7 @@ def fine_tune(
     start_head(network.eval(), all_features(network, counts[~aside]), *part(~aside)[1:])
     if s.tune == "frozen": return network
     watch = Watch(thaw(network.train(), s), *part(aside), s)
-    optimizer = torch.optim.AdamW(parameter_groups(network, s), lr=s.learning_rate)
+    optimizer = torch.optim.AdamW(parameter_groups(network, s), lr=s.learning_rate, fused=True)
     batches = weighted_batches(counts[~aside], Y[~aside], None if weights is None else weights[~aside], s)
     for step in range(s.steps):
         if watch.enough(step): break
@@ -363,10 +364,12 @@ def automatic_steps(n_labels: int) -> int:
     "Fine-tuning steps by number of labels: 300 for two dozen, 500 for 64, 1,000 for 250 and more."
     return int(np.clip(64 * n_labels**0.5, 300, 1000))
 
-# %% ../nbs/07_regress.ipynb #b24f2e9f
+# %% ../nbs/07_regress.ipynb #506f17b3
+FULL_FROM = 16 # labelled samples from which on the encoder learns
+
 def automatic_tune(n_labels: int) -> str:
-    "What learns, by number of labelled samples."
-    return "frozen" if n_labels < 50 else "full"
+    "What learns, by number of labelled samples: the head alone below FULL_FROM, everything from there on."
+    return "frozen" if n_labels < FULL_FROM else "full"
 
 # %% ../nbs/07_regress.ipynb #ea41f0f0
 def named_targets(
@@ -428,18 +431,23 @@ def on_an_axis(X) -> Spectra:
     return X if isinstance(X, Spectra) else Spectra(as_counts(X), None, EnergyAxis(n_channels=as_counts(X).shape[1]))
 
 # %% ../nbs/07_regress.ipynb #7673efaf
+def on_its_axis(model: MAX, X) -> bool:
+    "True for spectra on the axis that the weights were made for; of bare counts (B, C), C is compared."
+    return X.axis == model.config.axis if isinstance(X, Spectra) else as_counts(X).shape[1] == model.config.axis.n_channels
+
+def axis_found(X):
+    "The axis of spectra, or the number of channels of bare counts, for a message."
+    return X.axis if isinstance(X, Spectra) else f"{as_counts(X).shape[1]} channels"
+
 def check_axis(
     model: MAX,
     X,           # Spectra, whose axis is compared, or counts (B, C), of which only C can be
     name,        # of the weights, for the message
 ) -> None:
     "ValueError where spectra are not on the axis that the weights were made for."
-    axis = model.config.axis
-    same = X.axis == axis if isinstance(X, Spectra) else as_counts(X).shape[1] == axis.n_channels
-    if same: return
-    found = X.axis if isinstance(X, Spectra) else f"{as_counts(X).shape[1]} channels"
-    who = repr(str(name)) if isinstance(name, (str, Path)) else "the model given"
-    raise ValueError(f"pretrained: {who} was made for {axis}; found spectra on {found}; expected the same: spectra.rebin({axis}), or pretrained=None to learn from scratch on their own axis")
+    if on_its_axis(model, X): return
+    axis, who = model.config.axis, repr(str(name)) if isinstance(name, (str, Path)) else "the model given"
+    raise ValueError(f"pretrained: {who} was made for {axis}; found spectra on {axis_found(X)}; expected the same: spectra.rebin({axis}), or pretrained=None to learn from scratch on their own axis")
 
 # %% ../nbs/07_regress.ipynb #b7b3ef68
 ADAPT_STEPS = 350 # of continued pre-training: about half a minute on one processor with the tiny preset
@@ -462,7 +470,7 @@ def check_scans(unlabelled, model: MAX, adapt: bool) -> list:
     "The further scans to adapt to, as a list. ValueError where they are on another axis, or would not be used."
     if unlabelled is None: return []
     if not adapt: raise ValueError("unlabelled scans are given, but adapt is False; expected MAXRegressor(adapt=True), which learns from them")
-    check_axis(model, unlabelled, "unlabelled")
+    if not on_its_axis(model, unlabelled): raise ValueError(f"unlabelled: found scans on {axis_found(unlabelled)}; expected {model.config.axis}, as the model reads (see Spectra.rebin)")
     return [unlabelled]
 
 # %% ../nbs/07_regress.ipynb #86cd5c52
@@ -725,6 +733,7 @@ def calibrate(self,
 ) -> MAXRegressor:    # a new estimator; its intervals are those of the leave-one-out errors on this core
     "The fitted estimator, corrected for one core by a few labels. A target without any value in y stays as it was. ValueError for fewer than 5 values of a target."
     check_is_fitted(self, "members_")
+    if not on_its_axis(self.mae_, X): raise ValueError(f"X: found spectra on {axis_found(X)}; expected {self.mae_.config.axis}, as the model reads (see Spectra.rebin)")
     Y = as_targets(X, y, self.targets_)
     few = {name: int(n) for name, n in zip(self.targets_, np.isfinite(Y).sum(0)) if 0 < n < 5}
     if few or not np.isfinite(Y).any(): raise ValueError(f"too few measured values to calibrate on: {few or 'none'}; expected at least 5 of a target, or none of it")
