@@ -97,11 +97,13 @@ NEW = {"a core of a seen sea": "core", "a core of an unseen sea": "province", "a
 def calibrate_all(a, data: dict) -> None:
     "For each core (real: province) a model that has not seen it, and the same model calibrated on a few of its labels; scores are those of its other samples."
     path = a.out / "calibrate.csv"
+    done = set(pd.read_csv(path)[["tune", "kind", "target", "seed"]].itertuples(index=False, name=None)) if path.exists() else set()
     for tune in a.tunes:
         for kind, by in NEW.items():
             s, targets = (data["real"], ["TOC"]) if kind == "an unseen province" else (data["simulated"], ["CaCO3", "TOC"])
             for target in targets:
                 for seed in range(a.seeds):
+                    if (tune, kind, target, seed) in done: continue
                     rows = [r for core in chosen_cores(s, kind, seed) for r in calibrate_one(s, target, core, by, seed, tune)]
                     pd.DataFrame([dict(tune=tune, kind=kind, target=target, seed=seed) | r for r in rows]).to_csv(path, mode="a", header=not path.exists(), index=False)
                     print(tune, kind, target, seed, flush=True)
