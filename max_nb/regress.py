@@ -21,12 +21,18 @@ from .energy import EnergyAxis
 from .spectra import Spectra, as_counts, as_targets, write_atomically
 
 # %% auto #0
-__all__ = ['STRETCH', 'least_skewed', 'ln_floor', 'TargetScale', 'Network', 'labelled_batch', 'masked_error', 'FineTuneSettings',
-           'layer_height', 'parameter_groups', 'start_head', 'fine_tune', 'plain_batch', 'member_folds',
-           'weighted_quantile', 'cv_plus', 'automatic_steps', 'named_targets', 'labelled_rows', 'groups_of',
-           'starting_model', 'on_an_axis', 'check_axis', 'MAXRegressor', 'train_members', 'train_member',
-           'member_outputs', 'left_out_residuals', 'equal_weights', 'predict_interval', 'target_interval', 'save',
-           'description', 'load', 'load_members', 'fixed_scale', 'from_xpt', 'xpt_network']
+__all__ = ['STRETCH', 'TUNES', 'FULL_FROM', 'ADAPT_STEPS', 'WATCH_FROM', 'WATCH_SHARE', 'STRENGTHS', 'FITTED', 'least_skewed',
+           'ln_floor', 'TargetScale', 'pooled', 'Network', 'labelled_batch', 'masked_error', 'FineTuneSettings',
+           'layer_height', 'thaw', 'low_rank', 'need_peft', 'parameter_groups', 'all_features', 'start_head',
+           'ridge_head', 'watched', 'Watch', 'fine_tune', 'plain_batch', 'weighted_batches', 'settle', 'member_folds',
+           'weighted_quantile', 'cv_plus', 'automatic_steps', 'automatic_tune', 'named_targets', 'as_weights',
+           'labelled_rows', 'groups_of', 'starting_model', 'on_an_axis', 'on_its_axis', 'axis_found', 'check_axis',
+           'adapted', 'check_scans', 'check_options', 'MAXRegressor', 'chosen_tune', 'train_members', 'learned_by',
+           'frozen_members', 'with_head', 'member_settings', 'train_member', 'member_outputs', 'outputs_of',
+           'left_out_residuals', 'equal_weights', 'predict_interval', 'target_interval', 'embedding', 'left_one_out',
+           'kernels', 'best_kernel', 'honest_errors', 'fit_correction', 'corrected', 'calibrate', 'widened',
+           'with_errors', 'save', 'plain', 'description', 'load', 'restore_fitted', 'load_members', 'fixed_scale',
+           'from_xpt', 'xpt_network']
 
 # %% ../nbs/07_regress.ipynb #17be3877
 STRETCH = {"linear": (lambda y, floor: y, lambda z: z),
@@ -69,6 +75,16 @@ class TargetScale:
         return np.clip(np.stack([STRETCH[k][1](v) for k, v in zip(self.kinds_, z.T)], 1), *self.limits)
 
 # %% ../nbs/07_regress.ipynb #d4ad6895
+def pooled(
+    tokens: Tensor,   # (B, 1 + K, D), CLS first
+    valid: Tensor,    # (B, K) bool: which patches are there
+    pooling: str,     # "cls" or "mean"
+) -> Tensor:          # (B, D)
+    "One token for the whole spectrum: CLS, or the mean over the patches that are there."
+    if pooling == "cls": return tokens[:, 0]
+    return (tokens[:, 1:] * valid[..., None]).sum(1) / valid.sum(1, keepdim=True).clamp_min(1)
+
+# %% ../nbs/07_regress.ipynb #a09ecb0d
 class Network(nn.Module):
     "Encoder of a MAX with a linear head. Raw counts (B, C) in, (B, T) on the target's scale out."
     def __init__(self, mae: MAX, n_targets: int, pooling: str = "mean"):
@@ -83,8 +99,7 @@ class Network(nn.Module):
     def features(self, counts: Tensor, visible: Tensor | None = None) -> Tensor:
         "(B, D): the pooled token of the patches that are visible."
         tokens, _, valid = self.encoder(self.patches(counts), visible)
-        if self.pooling == "cls": return tokens[:, 0]
-        return (tokens[:, 1:] * valid[..., None]).sum(1) / valid.sum(1, keepdim=True).clamp_min(1)
+        return pooled(tokens, valid, self.pooling)
 
     def forward(self, counts: Tensor, visible: Tensor | None = None) -> Tensor: return self.head(self.features(counts, visible))
 
@@ -105,12 +120,22 @@ def labelled_batch(
     return recount(share, total, generator), y
 
 # %% ../nbs/07_regress.ipynb #8cf56a06
-def masked_error(z: Tensor, truth: Tensor) -> Tensor:
-    "Mean squared error over what was measured; truth (B, T) with NaN."
+def masked_error(
+    z: Tensor,                      # (B, T) on the target's scale
+    truth: Tensor,                  # (B, T), NaN = not measured
+    weights: Tensor | None = None,  # (B,) of the samples; None: all alike
+) -> Tensor:
+    "Mean squared error over what was measured."
     known = ~truth.isnan()
-    return (z - truth)[known].square().mean() if known.any() else z.sum() * 0
+    if not known.any(): return z.sum() * 0
+    square = (z - truth)[known].square()
+    if weights is None: return square.mean()
+    w = weights[:, None].expand_as(truth)[known]
+    return (square * w).sum() / w.sum()
 
 # %% ../nbs/07_regress.ipynb #f7768504
+TUNES = ("frozen", "partial", "lora", "full") # what learns: the head; the last blocks too; low-rank additions; everything
+
 @dataclass(frozen=True)
 class FineTuneSettings:
     "How to fine-tune one network."
@@ -122,38 +147,127 @@ class FineTuneSettings:
     drop: float = 0.0           # share of patches withheld at random in training
     mix: bool = True            # mixtures, counted anew; False: the samples as they are
     clip: float = 1.0
+    tune: str = "full"          # one of TUNES
+    blocks: int = 2             # that learn where tune is "partial": the last ones
+    rank: int = 8               # of the additions where tune is "lora"
+    watch: float = 0.0          # share of the samples that is not learned from but watched, to stop in time; 0: none
+    patience: int = 5           # looks without improvement before it stops, of 15 in all
 
 # %% ../nbs/07_regress.ipynb #53164ca8
 def layer_height(name: str, depth: int) -> int:
     "Layers between a parameter and the head: 0 for the head, `depth` + 1 for the patch embedding."
-    block = re.search(r"encoder\.blocks\.(\d+)\.", name)
+    block = re.search(r"\bblocks\.(\d+)\.", name)
     if block: return depth - int(block[1])
     return 0 if name.startswith(("head", "encoder.norm")) else depth + 1
 
 # %% ../nbs/07_regress.ipynb #d66c5282
+def thaw(network: Network, s: FineTuneSettings) -> Network:
+    "Let those parameters learn that `tune` says, and no others."
+    if s.tune == "lora": network.encoder = low_rank(network.encoder, s.rank)
+    highest = {"frozen": -1, "partial": s.blocks, "lora": 0, "full": network.config.depth + 1}[s.tune]
+    for name, p in network.named_parameters():
+        p.requires_grad_("lora_" in name or layer_height(name, network.config.depth) <= highest)
+    return network
+
+# %% ../nbs/07_regress.ipynb #d725ecad
+def low_rank(
+    encoder: nn.Module,
+    rank: int,           # width of A and B
+) -> nn.Module:          # the same encoder, wrapped
+    "The encoder with low-rank additions to the matrices of its blocks. ValueError where peft is not installed."
+    peft = need_peft()
+    matrices = ["qkv", "proj", "fc1", "fc2"]
+    return peft.get_peft_model(encoder, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=matrices))
+
+def need_peft():
+    "The module peft, or a ValueError that says how to get it."
+    try: import peft
+    except ImportError: raise ValueError("tune is 'lora', and the package that it needs is not installed; expected it: pip install 'max_nb[lora]', or tune='partial'") from None
+    return peft
+
+# %% ../nbs/07_regress.ipynb #d149919d
 def parameter_groups(network: Network, s: FineTuneSettings) -> list[dict]:
-    "Parameters by learning rate, which falls from the head down to the patch embedding, and by weight decay."
+    "Parameters that learn, by learning rate, which falls from the head down to the patch embedding, and by weight decay."
     groups = {}
     for name, p in network.named_parameters():
-        peak, decay = s.learning_rate * s.layer_decay ** layer_height(name, network.config.depth), s.weight_decay if p.ndim == 2 else 0.0
+        if not p.requires_grad: continue
+        peak = s.learning_rate * (10 if "lora_" in name else s.layer_decay ** layer_height(name, network.config.depth))
+        decay = s.weight_decay if p.ndim == 2 else 0.0
         groups.setdefault((peak, decay), dict(params=[], peak=peak, weight_decay=decay))["params"].append(p)
     return list(groups.values())
 
-# %% ../nbs/07_regress.ipynb #d149919d
+# %% ../nbs/07_regress.ipynb #b970987b
 @torch.no_grad()
-def start_head(network: Network, counts: Tensor, Z: Tensor) -> None:
-    "Set the head to a cross-validated ridge regression of each target on the frozen features."
-    from sklearn.linear_model import RidgeCV
-    features = network.features(counts).double().numpy()
-    mean, std = features.mean(0), features.std(0) + 1e-6
+def all_features(network: Network, counts: Tensor, batch: int = 256) -> Tensor:
+    "(N, D) pooled tokens of all spectra (N, C), batch by batch."
+    return torch.cat([network.features(part) for part in counts.split(batch)])
+
+@torch.no_grad()
+def start_head(network: Network, features: Tensor, Z: Tensor, weights: Tensor | None = None) -> None:
+    "Set the head to a cross-validated ridge regression of each target on frozen features (N, D); Z (N, T) with NaN, weights (N,)."
+    features = features.double().numpy()
+    w = np.ones(len(features)) if weights is None else weights.double().numpy()
     for t, z in enumerate(Z.double().numpy().T):
         rows = np.isfinite(z)
-        if rows.sum() < 3: continue  # left to training
-        ridge = RidgeCV(np.logspace(-1, 6, 15)).fit((features[rows] - mean) / std, z[rows])
-        weight = ridge.coef_ / std
-        network.head.weight[t] = torch.as_tensor(weight); network.head.bias[t] = float(ridge.intercept_ - weight @ mean)
+        weight, bias = ridge_head(features[rows], z[rows], w[rows])
+        network.head.weight[t] = torch.as_tensor(weight); network.head.bias[t] = bias
 
-# %% ../nbs/07_regress.ipynb #c76e97e4
+def ridge_head(features: np.ndarray, z: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, float]:
+    "Weights (D,) and bias of a ridge regression; features (N, D), z (N,), w (N,) weights of the samples."
+    from sklearn.linear_model import RidgeCV
+    if len(z) < 3: return np.zeros(features.shape[1]), float(np.average(z, weights=w)) if len(z) else 0.0
+    mean, std = features.mean(0), features.std(0) + 1e-6
+    ridge = RidgeCV(np.logspace(-1, 6, 15)).fit((features - mean) / std, z, sample_weight=w / w.mean())
+    weight = ridge.coef_ / std
+    return weight, float(ridge.intercept_ - weight @ mean)
+
+# %% ../nbs/07_regress.ipynb #a1e3e777
+def watched(
+    n: int,             # samples
+    groups,             # (n,) group of each, or None
+    share: float,       # to set aside
+    seed: int = 0,
+) -> np.ndarray:        # (n,) bool, True = watched, not learned from
+    "Samples to set aside: whole groups, as few as make up the share, where there are three or more; else single samples; none for share 0."
+    aside = np.zeros(n, bool)
+    if share == 0 or n < 3: return aside
+    names = None if groups is None else np.asarray(groups).astype(str)
+    if names is None or len(set(names)) < 3: names = np.arange(n)
+    for name in np.random.default_rng(seed).permutation(np.unique(names)):
+        if aside.sum() >= share * n: break
+        aside |= names == name
+    return aside if 0 < (~aside).sum() else np.zeros(n, bool)
+
+# %% ../nbs/07_regress.ipynb #fc03bacd
+class Watch:
+    "The state in which a network was best on samples that it does not learn from."
+    def __init__(self, network: Network, counts: Tensor, Z: Tensor, weights: Tensor | None, s: FineTuneSettings):
+        self.network, self.data, self.every, self.patience = network, (counts, Z, weights), max(1, s.steps // 15), s.patience
+        self.best, self.errors = None, []
+
+    @torch.no_grad()
+    def look(self) -> None:
+        counts, Z, weights = self.data
+        self.network.eval()
+        self.errors.append(float(masked_error(torch.cat([self.network(part) for part in counts.split(256)]), Z, weights)))
+        self.network.train()
+        if self.errors[-1] <= min(self.errors): self.best = {k: p.detach().clone() for k, p in self.network.named_parameters() if p.requires_grad}
+
+    def enough(self, step: int) -> bool:
+        "Look, where it is time to; True if there has been no improvement for too long."
+        if not len(self.data[0]) or step % self.every: return False
+        self.look()
+        return len(self.errors) - 1 - int(np.argmin(self.errors)) >= self.patience
+
+    @torch.no_grad()
+    def go_back(self) -> None:
+        "Put the best state back."
+        if not len(self.data[0]): return
+        self.look()
+        for name, p in self.network.named_parameters():
+            if name in self.best: p.copy_(self.best[name])
+
+# %% ../nbs/07_regress.ipynb #7239e17a
 def fine_tune(
     network: Network,
     counts: Tensor,          # (N, C) raw counts
@@ -161,26 +275,51 @@ def fine_tune(
     scale: TargetScale,
     s: FineTuneSettings,
     seed: int = 0,
+    weights: Tensor | None = None, # (N,) of the samples, all above 0; None: all alike
+    groups=None,             # (N,) core of each sample, for what is watched
 ) -> Network:                # the same, trained, in evaluation mode
-    "Train encoder and head on labelled spectra."
+    "Train head, and as much of the encoder as `s.tune` says, on labelled spectra."
     to_scale = lambda y: torch.as_tensor(scale.forward(y.numpy()), dtype=torch.float32)
-    start_head(network.eval(), counts, to_scale(Y))
-    optimizer = torch.optim.AdamW(parameter_groups(network.train(), s), lr=s.learning_rate)
+    aside = torch.as_tensor(watched(len(counts), groups, s.watch if s.tune != "frozen" else 0, seed))
+    part = lambda rows: (counts[rows], to_scale(Y[rows]), None if weights is None else weights[rows])
+    start_head(network.eval(), all_features(network, counts[~aside]), *part(~aside)[1:])
+    if s.tune == "frozen": return network
+    watch = Watch(thaw(network.train(), s), *part(aside), s)
+    optimizer = torch.optim.AdamW(parameter_groups(network, s), lr=s.learning_rate, fused=True)
+    batches = weighted_batches(counts[~aside], Y[~aside], None if weights is None else weights[~aside], s)
     for step in range(s.steps):
+        if watch.enough(step): break
         for group in optimizer.param_groups: group["lr"] = rate_at(step, s.steps, group["peak"], 0.1)
         generator = step_generator(seed, step)
-        x, y = labelled_batch(counts, Y, s.batch_size, generator) if s.mix else plain_batch(counts, Y, s.batch_size, generator)
+        x, y, w = batches(generator)
         visible = ~random_mask(len(x), network.config.n_patches, s.drop, generator) if s.drop else None
-        masked_error(network(x, visible), to_scale(y)).backward()
+        masked_error(network(x, visible), to_scale(y), w).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), s.clip)
         optimizer.step(); optimizer.zero_grad()
-    return network.eval()
+    watch.go_back()
+    return settle(network)
 
-# %% ../nbs/07_regress.ipynb #9f666788
+# %% ../nbs/07_regress.ipynb #30417025
 def plain_batch(counts: Tensor, Y: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "Samples as they are, drawn with replacement."
     pick = torch.randint(len(counts), (size,), generator=generator)
     return counts[pick], Y[pick]
+
+def weighted_batches(counts: Tensor, Y: Tensor, weights: Tensor | None, s: FineTuneSettings):
+    "A function of a generator that draws counts (B, C), targets (B, T) and weights (B,), or None where all weigh the same."
+    draw = labelled_batch if s.mix else plain_batch
+    if weights is None: return lambda generator: (*draw(counts, Y, s.batch_size, generator), None)
+    table = torch.cat([Y, weights[:, None].to(Y.dtype)], 1)
+    def batch(generator):
+        x, y = draw(counts, table, s.batch_size, generator)
+        return x, y[:, :-1], y[:, -1].float()
+    return batch
+
+# %% ../nbs/07_regress.ipynb #b034b424
+def settle(network: Network) -> Network:
+    "A trained network without additions, in evaluation mode, all of whose parameters could learn again."
+    if hasattr(network.encoder, "merge_and_unload"): network.encoder = network.encoder.merge_and_unload()
+    return network.requires_grad_(True).eval()
 
 # %% ../nbs/07_regress.ipynb #748a6a46
 def member_folds(
@@ -225,6 +364,13 @@ def automatic_steps(n_labels: int) -> int:
     "Fine-tuning steps by number of labels: 300 for two dozen, 500 for 64, 1,000 for 250 and more."
     return int(np.clip(64 * n_labels**0.5, 300, 1000))
 
+# %% ../nbs/07_regress.ipynb #506f17b3
+FULL_FROM = 16 # labelled samples from which on the encoder learns
+
+def automatic_tune(n_labels: int) -> str:
+    "What learns, by number of labelled samples: the head alone below FULL_FROM, everything from there on."
+    return "frozen" if n_labels < FULL_FROM else "full"
+
 # %% ../nbs/07_regress.ipynb #ea41f0f0
 def named_targets(
     X,                       # Spectra or counts
@@ -240,12 +386,28 @@ def named_targets(
     if len(names) != width: names = [f"target {i + 1}" for i in range(width)]
     return as_targets(X, y, names), names
 
+# %% ../nbs/07_regress.ipynb #2e9bb7e8
+def as_weights(
+    sample_weight,       # (n,) numbers, or None: all alike
+    n: int,
+) -> np.ndarray:         # (n,) float
+    "Weights of the samples. ValueError for another length, and for weights that are negative, not finite or all zero."
+    if sample_weight is None: return np.ones(n)
+    try: w = np.asarray(sample_weight, float)
+    except (TypeError, ValueError): raise ValueError("sample_weight holds what is no number; expected one number for each spectrum") from None
+    if w.shape != (n,): raise ValueError(f"sample_weight has shape {w.shape}; expected ({n},), one for each spectrum")
+    bad = np.flatnonzero(~np.isfinite(w) | (w < 0))
+    if len(bad): raise ValueError(f"sample_weight holds {w[bad[0]]} (row {bad[0]}; {len(bad)} such rows); expected finite numbers of at least 0")
+    if not w.any(): raise ValueError("sample_weight is 0 for all spectra; expected some above 0")
+    return w
+
 # %% ../nbs/07_regress.ipynb #67fdb235
-def labelled_rows(Y: np.ndarray, names: list) -> np.ndarray:
-    "Rows with at least one measured target; ValueError where a target has fewer than 5 values."
-    few = {name: int(n) for name, n in zip(names, np.isfinite(Y).sum(0)) if n < 5}
+def labelled_rows(Y: np.ndarray, names: list, weights: np.ndarray | None = None) -> np.ndarray:
+    "Rows with at least one measured target and a weight above 0; ValueError where a target has fewer than 5 values."
+    known = np.isfinite(Y) if weights is None else np.isfinite(Y) & (weights > 0)[:, None]
+    few = {name: int(n) for name, n in zip(names, known.sum(0)) if n < 5}
     if few: raise ValueError(f"too few measured values to learn from: {few}; expected at least 5 for each target")
-    return np.flatnonzero(np.isfinite(Y).any(1))
+    return np.flatnonzero(known.any(1))
 
 # %% ../nbs/07_regress.ipynb #90db78a6
 def groups_of(X, groups=None) -> np.ndarray | None:
@@ -269,18 +431,63 @@ def on_an_axis(X) -> Spectra:
     return X if isinstance(X, Spectra) else Spectra(as_counts(X), None, EnergyAxis(n_channels=as_counts(X).shape[1]))
 
 # %% ../nbs/07_regress.ipynb #7673efaf
+def on_its_axis(model: MAX, X) -> bool:
+    "True for spectra on the axis that the weights were made for; of bare counts (B, C), C is compared."
+    return X.axis == model.config.axis if isinstance(X, Spectra) else as_counts(X).shape[1] == model.config.axis.n_channels
+
+def axis_found(X):
+    "The axis of spectra, or the number of channels of bare counts, for a message."
+    return X.axis if isinstance(X, Spectra) else f"{as_counts(X).shape[1]} channels"
+
 def check_axis(
     model: MAX,
     X,           # Spectra, whose axis is compared, or counts (B, C), of which only C can be
     name,        # of the weights, for the message
 ) -> None:
     "ValueError where spectra are not on the axis that the weights were made for."
-    axis = model.config.axis
-    same = X.axis == axis if isinstance(X, Spectra) else as_counts(X).shape[1] == axis.n_channels
-    if same: return
-    found = X.axis if isinstance(X, Spectra) else f"{as_counts(X).shape[1]} channels"
-    who = repr(str(name)) if isinstance(name, (str, Path)) else "the model given"
-    raise ValueError(f"pretrained: {who} was made for {axis}; found spectra on {found}; expected the same: spectra.rebin({axis}), or pretrained=None to learn from scratch on their own axis")
+    if on_its_axis(model, X): return
+    axis, who = model.config.axis, repr(str(name)) if isinstance(name, (str, Path)) else "the model given"
+    raise ValueError(f"pretrained: {who} was made for {axis}; found spectra on {axis_found(X)}; expected the same: spectra.rebin({axis}), or pretrained=None to learn from scratch on their own axis")
+
+# %% ../nbs/07_regress.ipynb #b7b3ef68
+ADAPT_STEPS = 350 # of continued pre-training: about half a minute on one processor with the tiny preset
+
+def adapted(
+    model: MAX,        # is not changed
+    scans,             # list of Spectra or counts (B, C): labelled or not
+    seed: int = 0,
+    progress: bool = False,
+) -> MAX:
+    "A copy of the model, pre-trained further on these scans."
+    from max_nb.pretrain import pretrain, steps_per_epoch
+    counts = np.concatenate([as_counts(X) for X in scans])
+    batch = min(64, len(counts))
+    epochs = math.ceil(ADAPT_STEPS / steps_per_epoch(len(counts), batch))
+    return pretrain(counts, copy.deepcopy(model), epochs=epochs, batch_size=batch, learning_rate=5e-4, seed=seed, progress=progress).model
+
+# %% ../nbs/07_regress.ipynb #1d074621
+def check_scans(unlabelled, model: MAX, adapt: bool) -> list:
+    "The further scans to adapt to, as a list. ValueError where they are on another axis, or would not be used."
+    if unlabelled is None: return []
+    if not adapt: raise ValueError("unlabelled scans are given, but adapt is False; expected MAXRegressor(adapt=True), which learns from them")
+    if not on_its_axis(model, unlabelled): raise ValueError(f"unlabelled: found scans on {axis_found(unlabelled)}; expected {model.config.axis}, as the model reads (see Spectra.rebin)")
+    return [unlabelled]
+
+# %% ../nbs/07_regress.ipynb #86cd5c52
+def check_options(est) -> None:
+    "ValueError for options of a MAXRegressor that cannot work, naming the option, what was found and what was expected."
+    def need(ok, name, expected):
+        if not ok: raise ValueError(f"{name} is {getattr(est, name)!r}; expected {expected}")
+    whole = lambda v: isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 1
+    need(est.tune in ("auto", *TUNES), "tune", f"one of {['auto', *TUNES]}")
+    for name in ("members", "batch_size", "blocks", "rank"): need(whole(getattr(est, name)), name, "a whole number of at least 1")
+    need(est.steps is None or whole(est.steps), "steps", "a whole number of at least 1, or None: by number of labels")
+    need(isinstance(est.adapt, (bool, np.bool_)), "adapt", "True or False")
+    need(est.early_stopping is None or isinstance(est.early_stopping, (bool, np.bool_)), "early_stopping", "True, False, or None: by number of labels")
+    need(np.isreal(est.learning_rate) and 0 < est.learning_rate < math.inf, "learning_rate", "a number above 0")
+    need(0 < est.layer_decay <= 1, "layer_decay", "a number above 0 and up to 1")
+    need(0 <= est.drop < 1, "drop", "a share from 0 to below 1")
+    if est.tune == "lora": need_peft()
 
 # %% ../nbs/07_regress.ipynb #15e92524
 class MAXRegressor(RegressorMixin, BaseEstimator):
@@ -301,19 +508,30 @@ class MAXRegressor(RegressorMixin, BaseEstimator):
         scale: str = "auto",          # of the targets: "auto", "linear", "sqrt", "ln"
         n_jobs: int | None = None,    # networks trained at the same time, each in a process of its own (None: one)
         progress: bool = False,       # show a bar
+        tune: str = "auto",           # what learns: "frozen", "partial", "lora", "full", or "auto": by number of labels
+        blocks: int = 2,              # that learn where tune is "partial": the last ones
+        rank: int = 8,                # of the additions where tune is "lora"
+        adapt: bool = False,          # go on pre-training on the scans (X, and `unlabelled` of fit) before fine-tuning
+        early_stopping: bool | None = None, # watch a part of the training samples, to stop in time (None: by number of labels)
     ):
         self.pretrained, self.targets, self.seed, self.preset, self.members, self.steps = pretrained, targets, seed, preset, members, steps
         self.batch_size, self.learning_rate, self.layer_decay, self.drop, self.mix = batch_size, learning_rate, layer_decay, drop, mix
         self.pooling, self.scale, self.n_jobs, self.progress = pooling, scale, n_jobs, progress
+        self.tune, self.blocks, self.rank, self.adapt, self.early_stopping = tune, blocks, rank, adapt, early_stopping
 
-    def fit(self, X, y=None, groups=None):
-        "X: Spectra or raw counts (B, C). y: wt%, NaN = not measured (None: from X.info). groups (B,): the core of each spectrum (None: X.info.core if there). Rows without any measured target do not take part."
+    def fit(self, X, y=None, groups=None, sample_weight=None, unlabelled=None):
+        "X: Spectra or raw counts (B, C). y: wt%, NaN = not measured (None: from X.info). groups (B,): the core of each spectrum (None: X.info.core if there). sample_weight (B,): of the samples (None: all alike). unlabelled: Spectra or counts, further scans for `adapt`. Rows without any measured target, or of weight 0, do not take part, but `adapt` sees their spectra."
+        check_options(self)
         counts, (Y, self.targets_) = as_counts(X), named_targets(X, y, self.targets)
-        rows, groups = labelled_rows(Y, self.targets_), groups_of(X, groups)
+        weights = as_weights(sample_weight, len(counts))
+        rows, groups = labelled_rows(Y, self.targets_, weights), groups_of(X, groups)
         self.n_features_in_, self.mae_ = counts.shape[1], starting_model(self.pretrained, X, self.preset, self.seed)
+        more = check_scans(unlabelled, self.mae_, self.adapt)
+        if self.adapt: self.mae_ = adapted(self.mae_, [X, *more], self.seed, self.progress)
+        self.tune_, self.weights_ = chosen_tune(self, len(rows)), weights[rows] / weights[rows].mean()
         self.scale_, self.groups_ = TargetScale(self.scale).fit(Y[rows]), None if groups is None else groups[rows]
         x, Y = as_tensor(counts[rows], self.mae_.config), torch.as_tensor(Y[rows])
-        self.fold_ = member_folds(len(x), self.groups_, self.members, self.seed)
+        self.fold_, self.corrections_ = member_folds(len(x), self.groups_, self.members, self.seed), [None] * len(self.targets_)
         self.members_ = train_members(self, x, Y)
         self.residuals_ = left_out_residuals(self, x, Y)
         return self
@@ -331,16 +549,55 @@ class MAXRegressor(RegressorMixin, BaseEstimator):
         wt = self.scale_.inverse(outputs.mean(0))
         return wt[:, 0] if len(self.targets_) == 1 else wt
 
+# %% ../nbs/07_regress.ipynb #c4df4620
+def chosen_tune(est: MAXRegressor, n_labels: int) -> str:
+    "What learns: as given, else by number of labels. ValueError for more blocks than there are."
+    depth = est.mae_.config.depth
+    if est.tune == "partial" and est.blocks > depth: raise ValueError(f"blocks is {est.blocks}; expected at most {depth}, as many as the encoder has")
+    if est.tune != "auto": return est.tune
+    return "full" if est.pretrained is None and not est.adapt else automatic_tune(n_labels)
+
 # %% ../nbs/07_regress.ipynb #c38c5665
 def train_members(est: MAXRegressor, x: Tensor, Y: Tensor) -> list:
     "One network for each fold, trained on the samples of the other folds; a single one on all where there is one fold."
     from joblib import Parallel, delayed
     from tqdm.auto import tqdm
-    s = FineTuneSettings(est.steps or automatic_steps(len(x)), est.batch_size, est.learning_rate, est.layer_decay, drop=est.drop, mix=est.mix)
-    k = int(est.fold_.max()) + 1
-    jobs = [delayed(train_member)(est, x, Y, i, est.fold_ != i if k > 1 else est.fold_ == 0, s) for i in range(k)]
+    if est.tune_ == "frozen": return frozen_members(est, x, Y)
+    s, k = member_settings(est, len(x)), int(est.fold_.max()) + 1
+    jobs = [delayed(train_member)(est, x, Y, i, learned_by(est, i), s) for i in range(k)]
     trained = Parallel(n_jobs=min(est.n_jobs or 1, k), return_as="generator", idle_worker_timeout=5)(jobs)
     return list(tqdm(trained, total=k, desc="fine-tuning", disable=not est.progress, unit="network"))
+
+def learned_by(est: MAXRegressor, i: int) -> np.ndarray:
+    "(N,) bool: the samples that member `i` learns from, all but its fold; all of them where there is one fold."
+    return (est.fold_ != i) | (est.fold_.max() == 0)
+
+# %% ../nbs/07_regress.ipynb #c05b2804
+def frozen_members(est: MAXRegressor, x: Tensor, Y: Tensor) -> list:
+    "One network for each fold: a head of its own on the encoder that all share."
+    shared = Network(est.mae_, Y.shape[1], est.pooling).eval()
+    features, Z = all_features(shared, x), torch.as_tensor(est.scale_.forward(Y.numpy()), dtype=torch.float32)
+    members, weights = [with_head(shared) for _ in range(int(est.fold_.max()) + 1)], torch.as_tensor(est.weights_)
+    for i, member in enumerate(members):
+        rows = learned_by(est, i)
+        start_head(member, features[rows], Z[rows], weights[rows])
+    return members
+
+def with_head(shared: Network) -> Network:
+    "The same network with a head of its own."
+    network = copy.copy(shared)
+    network._modules = dict(shared._modules, head=copy.deepcopy(shared.head))
+    return network
+
+# %% ../nbs/07_regress.ipynb #a62ef620
+WATCH_FROM = 300 # labelled samples from which on a part of them is watched
+WATCH_SHARE = 0.15
+
+def member_settings(est: MAXRegressor, n_labels: int) -> FineTuneSettings:
+    "Settings of fine-tuning, with what is left to the number of labels filled in."
+    watch = n_labels >= WATCH_FROM if est.early_stopping is None else est.early_stopping
+    return FineTuneSettings(est.steps or automatic_steps(n_labels), est.batch_size, est.learning_rate, est.layer_decay, drop=est.drop, mix=est.mix,
+                            tune=est.tune_, blocks=est.blocks, rank=est.rank, watch=WATCH_SHARE if watch else 0.0)
 
 # %% ../nbs/07_regress.ipynb #3a74a557
 def train_member(est: MAXRegressor, x: Tensor, Y: Tensor, i: int, rows: np.ndarray, s: FineTuneSettings) -> Network:
@@ -348,17 +605,26 @@ def train_member(est: MAXRegressor, x: Tensor, Y: Tensor, i: int, rows: np.ndarr
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(est.seed * 1000 + i)
         network = Network(est.mae_, Y.shape[1], est.pooling)
-    return fine_tune(network, x[rows], Y[rows], est.scale_, s, est.seed * 1000 + i)
+        weights = None if (est.weights_ == 1).all() else torch.as_tensor(est.weights_[rows])
+        return fine_tune(network, x[rows], Y[rows], est.scale_, s, est.seed * 1000 + i, weights, None if est.groups_ is None else est.groups_[rows])
 
 # %% ../nbs/07_regress.ipynb #4e44e15c
 @torch.no_grad()
 def member_outputs(est: MAXRegressor, X, visible=None, batch: int = 256) -> np.ndarray:
-    "(K, B, T): each member's prediction on the target's scale."
+    "(K, B, T): each member's prediction on the target's scale, corrected where the estimator was calibrated on a core."
     check_is_fitted(est, "members_")
     x = as_tensor(as_counts(X), est.members_[0].config)
     seen = None if visible is None else check_mask(visible, len(x), est.mae_.config.n_patches, "visible")
     parts = [slice(i, i + batch) for i in range(0, len(x), batch)]
-    return np.stack([torch.cat([m(x[p], None if seen is None else seen[p]) for p in parts]).double().numpy() for m in est.members_])
+    z = np.concatenate([outputs_of(est, x[p], None if seen is None else seen[p]) for p in parts], 1)
+    if all(c is None for c in est.corrections_): return z
+    return corrected(est, z, np.concatenate([embedding(est, x[p], None if seen is None else seen[p]) for p in parts]))
+
+def outputs_of(est: MAXRegressor, x: Tensor, visible: Tensor | None) -> np.ndarray:
+    "(K, B, T) of one batch."
+    if est.tune_ != "frozen": return torch.stack([m(x, visible) for m in est.members_]).double().numpy()
+    features = est.members_[0].features(x, visible)
+    return torch.stack([m.head(features) for m in est.members_]).double().numpy()
 
 # %% ../nbs/07_regress.ipynb #d1f09a15
 def left_out_residuals(est: MAXRegressor, x: Tensor, Y: Tensor) -> np.ndarray:
@@ -368,10 +634,13 @@ def left_out_residuals(est: MAXRegressor, x: Tensor, Y: Tensor) -> np.ndarray:
     return est.scale_.forward(Y.numpy()) - own
 
 # %% ../nbs/07_regress.ipynb #49fea72e
-def equal_weights(groups, rows: np.ndarray) -> np.ndarray:
-    "(N,) weights of the samples in `rows`, summing to 1: each group the same, shared out among its samples; each sample the same without groups."
-    _, code, n = np.unique(np.arange(len(rows)) if groups is None else groups[rows], return_inverse=True, return_counts=True)
-    return 1 / n[code] / len(n)
+def equal_weights(groups, rows: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    "(N,) weights of the samples in `rows`, summing to 1: each group the same, shared out among its samples by `weights`; without groups all by their `weights`."
+    w = np.ones(len(rows)) if weights is None else weights[rows]
+    if groups is None: return w / w.sum()
+    _, code = np.unique(groups[rows], return_inverse=True)
+    total = np.bincount(code, w)
+    return w / total[code] / len(total)
 
 # %% ../nbs/07_regress.ipynb #b3667499
 def predict_interval(self,
@@ -381,16 +650,123 @@ def predict_interval(self,
     "CV+ interval, groups weighted equally. ValueError for a model without left-out residuals (members=1, or published weights)."
     if not 0 < coverage < 1: raise ValueError(f"coverage is {coverage}; expected a share between 0 and 1")
     z = member_outputs(self, X)
-    if not np.isfinite(self.residuals_).any(): raise ValueError("this model has no left-out residuals to make intervals of; expected a fit with members >= 2")
+    lacking = [name for name, r in zip(self.targets_, self.residuals_.T) if not np.isfinite(r).any()]
+    if lacking: raise ValueError(f"this model has no left-out residuals of {', '.join(lacking)} to make intervals of; expected a fit with members >= 2, or a model calibrated on a core")
     return np.stack([target_interval(self, z[..., t], t, coverage) for t in range(z.shape[-1])], 1)
 
 def target_interval(est: MAXRegressor, z: np.ndarray, t: int, coverage: float) -> np.ndarray:
     "z (K, B) -> (B, 2) wt% for target number t."
     rows = np.flatnonzero(np.isfinite(est.residuals_[:, t]))
-    ends = cv_plus(z, np.abs(est.residuals_[rows, t]), est.fold_[rows], equal_weights(est.groups_, rows), coverage)
+    fold = est.fold_[rows]
+    if est.corrections_[t] is not None: z, fold = z.mean(0, keepdims=True), np.zeros_like(fold)
+    ends = cv_plus(z, np.abs(est.residuals_[rows, t]), fold, equal_weights(est.groups_, rows, est.weights_), coverage)
     return np.stack([est.scale_.inverse(np.repeat(e[:, None], len(est.targets_), 1))[:, t] for e in ends.T], 1)
 
 MAXRegressor.predict_interval = predict_interval
+
+# %% ../nbs/07_regress.ipynb #033c0bbb
+@torch.no_grad()
+def embedding(est: MAXRegressor, x: Tensor, visible: Tensor | None = None) -> np.ndarray:
+    "(B, D) pooled tokens of the encoder that all members started from; x (B, C) counts."
+    tokens, _, valid = est.mae_.encoder(est.mae_.patches(x), visible)
+    return pooled(tokens, valid, est.pooling).double().numpy()
+
+# %% ../nbs/07_regress.ipynb #eaf35737
+def left_one_out(
+    kernel: np.ndarray,    # (n, n) prior covariance of the correction, in units of the noise
+    residual: np.ndarray,  # (n,) measured minus predicted
+) -> np.ndarray:           # (n,) what is left of each when it is predicted from the others
+    "Leave-one-out errors of a Gaussian process with mean zero (Rasmussen & Williams 2006, section 5.4.2)."
+    inverse = np.linalg.inv(kernel + np.eye(len(residual)))
+    return inverse @ residual / np.diag(inverse)
+
+# %% ../nbs/07_regress.ipynb #a082d168
+STRENGTHS = [(a, b, w) for a in (0.0, 0.3, 3.0) for b in (0.0, 1.0) for w in (0.0, 0.3, 3.0)] # of offset, slope and embedding: variance relative to the noise
+
+def kernels(z: np.ndarray, features: np.ndarray) -> list:
+    "The covariance (n, n) for each of STRENGTHS; z (n,) and features (n, D) are centred."
+    parts = np.ones((len(z), len(z))), np.outer(z, z), features @ features.T
+    return [sum(s * p for s, p in zip(strength, parts)) for strength in STRENGTHS]
+
+def best_kernel(choices: list, residual: np.ndarray) -> int:
+    "Number of the choice with the smallest leave-one-out error."
+    return int(np.argmin([np.square(left_one_out(k, residual)).mean() for k in choices]))
+
+# %% ../nbs/07_regress.ipynb #16313612
+def honest_errors(choices: list, residual: np.ndarray) -> np.ndarray:
+    "(n,) errors at each label, from a correction that was chosen and fitted without it."
+    out = np.empty(len(residual))
+    for i in range(len(residual)):
+        rest = np.flatnonzero(np.arange(len(residual)) != i)
+        kernel = choices[best_kernel([k[np.ix_(rest, rest)] for k in choices], residual[rest])]
+        out[i] = residual[i] - kernel[i, rest] @ np.linalg.solve(kernel[np.ix_(rest, rest)] + np.eye(len(rest)), residual[rest])
+    return out
+
+# %% ../nbs/07_regress.ipynb #6850a0b5
+def fit_correction(
+    z: np.ndarray,         # (n,) the ensemble's answers, on the target's scale
+    features: np.ndarray,  # (n, D) embeddings
+    residual: np.ndarray,  # (n,) measured minus predicted
+    scan: np.ndarray,      # (N, D) embeddings of the core, labelled or not: where the middle is, and how wide
+) -> tuple[dict, np.ndarray]: # offset, slope, weight (D,); (n,) honest leave-one-out errors
+    "The correction with the smallest leave-one-out error, and its errors."
+    middle, width = scan.mean(0), np.sqrt(np.square(scan - scan.mean(0)).sum(1).mean()) or 1.0
+    centred, phi = z - z.mean(), (features - middle) / width
+    choices = kernels(centred, phi)
+    best = best_kernel(choices, residual)
+    alpha, (a, b, w) = np.linalg.solve(choices[best] + np.eye(len(z)), residual), STRENGTHS[best]
+    slope, weight = b * alpha @ centred, w * alpha @ phi / width
+    offset = a * alpha.sum() - slope * z.mean() - weight @ middle
+    return dict(offset=float(offset), slope=float(slope), weight=weight, strengths=STRENGTHS[best]), honest_errors(choices, residual)
+
+def corrected(est: MAXRegressor, z: np.ndarray, features: np.ndarray) -> np.ndarray:
+    "(K, B, T) members' outputs with the corrections added; features (B, D)."
+    z, mean = z.copy(), z.mean(0)
+    for t, c in enumerate(est.corrections_):
+        if c is not None: z[..., t] += c["offset"] + c["slope"] * mean[:, t] + features @ c["weight"]
+    return z
+
+# %% ../nbs/07_regress.ipynb #229f857c
+def calibrate(self,
+    X,                # Spectra or raw counts (B, C) of one core (or one kind of sediment)
+    y=None,           # wt%, NaN = not measured (None: from X.info); 5 to 20 values of a target are what this is made for
+) -> MAXRegressor:    # a new estimator; its intervals are those of the leave-one-out errors on this core
+    "The fitted estimator, corrected for one core by a few labels. A target without any value in y stays as it was. ValueError for fewer than 5 values of a target."
+    check_is_fitted(self, "members_")
+    if not on_its_axis(self.mae_, X): raise ValueError(f"X: found spectra on {axis_found(X)}; expected {self.mae_.config.axis}, as the model reads (see Spectra.rebin)")
+    Y = as_targets(X, y, self.targets_)
+    few = {name: int(n) for name, n in zip(self.targets_, np.isfinite(Y).sum(0)) if 0 < n < 5}
+    if few or not np.isfinite(Y).any(): raise ValueError(f"too few measured values to calibrate on: {few or 'none'}; expected at least 5 of a target, or none of it")
+    new = copy.copy(self)
+    new.corrections_, new.scale_ = [None] * len(self.targets_), widened(self.scale_, Y)
+    x = as_tensor(as_counts(X), self.mae_.config)
+    z, features, Z = member_outputs(new, x).mean(0), np.concatenate([embedding(self, p) for p in x.split(256)]), self.scale_.forward(Y)
+    errors = np.full(Z.shape, np.nan)
+    for t in np.flatnonzero(np.isfinite(Y).any(0)):
+        rows = np.isfinite(Z[:, t])
+        new.corrections_[t], errors[rows, t] = fit_correction(z[rows, t], features[rows], Z[rows, t] - z[rows, t], features)
+    return with_errors(new, errors)
+
+MAXRegressor.calibrate = calibrate
+
+# %% ../nbs/07_regress.ipynb #77a84ad4
+def widened(scale: TargetScale, Y: np.ndarray) -> TargetScale:
+    "The same scale whose limits also hold what was measured in Y (B, T), and one standard deviation beyond."
+    scale, z = copy.copy(scale), scale.forward(Y) * scale.std_ + scale.mean_
+    known = np.isfinite(z)
+    scale.low_ = np.minimum(scale.low_, np.where(known, z, np.inf).min(0) - scale.std_)
+    scale.high_ = np.maximum(scale.high_, np.where(known, z, -np.inf).max(0) + scale.std_)
+    return scale
+
+def with_errors(est: MAXRegressor, errors: np.ndarray) -> MAXRegressor:
+    "The estimator with these residuals (B, T) in place of its own, for each target that has any."
+    rows, old = np.isfinite(errors).any(1), est.residuals_.copy()
+    old[:, np.isfinite(errors).any(0)] = np.nan
+    n = int(rows.sum())
+    est.residuals_ = np.concatenate([old, errors[rows]])
+    est.fold_, est.weights_ = np.r_[est.fold_, np.zeros(n, int)], np.r_[est.weights_, np.ones(n)]
+    if est.groups_ is not None: est.groups_ = np.r_[est.groups_, ["calibrated on"] * n]
+    return est
 
 # %% ../nbs/07_regress.ipynb #f4e767fa
 def save(self, folder) -> Path:
@@ -399,7 +775,8 @@ def save(self, folder) -> Path:
     check_is_fitted(self, "members_")
     folder = Path(folder)
     self.mae_.save_pretrained(folder / "mae")
-    tensors = {f"{i}.{k}": v.contiguous() for i, m in enumerate(self.members_) for k, v in m.state_dict().items()}
+    own = lambda i, k: i == 0 or self.tune_ != "frozen" or k.startswith("head.") # what members share is written once
+    tensors = {f"{i}.{k}": v.contiguous() for i, m in enumerate(self.members_) for k, v in m.state_dict().items() if own(i, k)}
     write_atomically(folder / "members.safetensors", lambda p: save_file(tensors, p))
     write_atomically(folder / "regressor.json", lambda p: p.write_text(json.dumps(description(self), indent=1)))
     return folder
@@ -407,12 +784,18 @@ def save(self, folder) -> Path:
 MAXRegressor.save = save
 
 # %% ../nbs/07_regress.ipynb #9319144e
+FITTED = ("targets_", "groups_", "fold_", "residuals_", "n_features_in_", "tune_", "weights_", "corrections_")
+
+def plain(v):
+    "Arrays and tuples as lists, at any depth."
+    if isinstance(v, dict): return {k: plain(w) for k, w in v.items()}
+    if isinstance(v, (list, tuple)): return [plain(w) for w in v]
+    return v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v
+
 def description(est: MAXRegressor) -> dict:
     "All of a fitted estimator but the weights, as plain values."
-    plain = lambda v: v.tolist() if isinstance(v, np.ndarray) else list(v) if isinstance(v, tuple) else v
-    return dict(format=1, params={k: plain(v) for k, v in est.get_params().items() if k != "pretrained"}, n_members=len(est.members_), from_scratch=est.pretrained is None,
-                scale={k: plain(v) for k, v in vars(est.scale_).items()},
-                fitted={k: plain(getattr(est, k)) for k in ("targets_", "groups_", "fold_", "residuals_", "n_features_in_")})
+    return dict(format=2, params={k: plain(v) for k, v in est.get_params().items() if k != "pretrained"}, n_members=len(est.members_), from_scratch=est.pretrained is None,
+                scale=plain(vars(est.scale_)), fitted={k: plain(getattr(est, k)) for k in FITTED})
 
 # %% ../nbs/07_regress.ipynb #d23ab19b
 def load(cls, folder) -> MAXRegressor:
@@ -424,19 +807,30 @@ def load(cls, folder) -> MAXRegressor:
     est.mae_, est.scale_ = MAX.from_pretrained(folder / "mae"), TargetScale()
     est.pretrained = None if saved.get("from_scratch") else est.mae_  # to be fitted again from where it began
     for k, v in saved["scale"].items(): setattr(est.scale_, k, np.array(v) if k in ("mean_", "std_", "low_", "high_") else v)
-    for k, v in saved["fitted"].items(): setattr(est, k, np.array(v, dtype=float if k == "residuals_" else None) if isinstance(v, list) and k != "targets_" else v)
+    restore_fitted(est, saved["fitted"])
     est.members_ = load_members(est, saved["n_members"], folder / "members.safetensors")
     return est
 
 MAXRegressor.load = classmethod(load)
+
+# %% ../nbs/07_regress.ipynb #d7ff047a
+def restore_fitted(est: MAXRegressor, found: dict) -> None:
+    "Set what `fit` had set, from plain values."
+    found = dict(tune_="full", weights_=[1.0] * len(found["fold_"]), corrections_=[None] * len(found["targets_"])) | found
+    for k in ("targets_", "n_features_in_", "tune_"): setattr(est, k, found[k])
+    for k, kind in (("residuals_", float), ("weights_", float), ("fold_", int)): setattr(est, k, np.array(found[k], kind))
+    est.groups_ = None if found["groups_"] is None else np.array(found["groups_"])
+    est.corrections_ = [None if c is None else dict(c, weight=np.array(c["weight"]), strengths=tuple(c["strengths"])) for c in found["corrections_"]]
 
 # %% ../nbs/07_regress.ipynb #09e3a896
 def load_members(est: MAXRegressor, n: int, path: Path) -> list:
     "The networks of a saved estimator, loaded strictly."
     tensors, members = read_safetensors(path), []
     for i in range(n):
-        members.append(Network(est.mae_, len(est.targets_), est.pooling).eval())
-        load_strictly(members[-1], {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}.")}, f"{path}, member {i}")
+        own = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}.")}
+        alone = i == 0 or est.tune_ != "frozen"
+        members.append(Network(est.mae_, len(est.targets_), est.pooling).eval() if alone else with_head(members[0]))
+        load_strictly(members[-1] if alone else members[-1].head, own if alone else {k.removeprefix("head."): v for k, v in own.items()}, f"{path}, member {i}")
     return members
 
 # %% ../nbs/07_regress.ipynb #da053385
@@ -462,7 +856,8 @@ def from_xpt(cls,
     check_positions(state, config, checkpoint)
     est = cls(None, targets=(target,), members=1, pooling="cls")
     est.mae_, est.targets_, est.scale_, est.n_features_in_ = MAX(config).eval(), [target], fixed_scale(target_mean, target_std, clip), config.n_channels
-    est.groups_, est.fold_, est.residuals_ = None, np.zeros(1, int), np.full((1, 1), np.nan)
+    est.groups_, est.fold_, est.residuals_, est.weights_ = None, np.zeros(1, int), np.full((1, 1), np.nan), np.ones(1)
+    est.tune_, est.corrections_ = "full", [None]
     network = Network(est.mae_, 1, "cls").eval()
     load_strictly(network, {**xpt_network(state), **{f"normaliser.{k}": v for k, v in network.normaliser.state_dict().items()}}, str(checkpoint))
     est.members_ = [network]

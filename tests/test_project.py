@@ -159,7 +159,7 @@ def test_requirements_name_all_that_the_package_imports():
     from configparser import ConfigParser
     config = ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
-    wanted = config["DEFAULT"]["requirements"] + " " + config["DEFAULT"].get("pdz_requirements", "")  # the extra that a reader imports where it is used
+    wanted = " ".join(config["DEFAULT"][k] for k in ("requirements", "pdz_requirements", "lora_requirements"))  # two extras are imported where they are used
     named = {re.split(r"[<>=!~\[]", requirement)[0] for requirement in wanted.split()}
     imports = {top for path in MODULES for top, _ in imported(ast.walk(tree(path)))} - set(sys.stdlib_module_names) - {"max_nb", "__future__", "google"}
     names = {"sklearn": "scikit-learn", "xraylib_np": "xraylib", "pdz_tool": "pdz-tool"}

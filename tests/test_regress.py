@@ -40,7 +40,7 @@ def mae():
 
 
 def regressor(mae, **changes):
-    return MAXRegressor(mae, **{**dict(members=2, steps=60, batch_size=16, learning_rate=2e-3), **changes})
+    return MAXRegressor(mae, **{**dict(members=2, steps=60, batch_size=16, learning_rate=2e-3, tune="full"), **changes})
 
 
 @pytest.fixture(scope="module")
