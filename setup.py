@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-EXTRAS = ("lab", "dev", "docs", "pdz", "lora")
+EXTRAS = ("lab", "dev", "docs", "pdz", "lora", "chemomae")
 LICENSES = {"apache2": "Apache-2.0"}
 STATUS = {"2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
 

@@ -1,5 +1,6 @@
 """The rivals: bad input, scikit-learn manners, properties. What teaches is in nbs/08_baselines.ipynb."""
 import pickle
+import sys
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import cross_val_predict
 
-from max_nb.baselines import (Calibration, EndMembers, LineAreas, LogRatios, SpectrumShape, continuum, extra_trees, forest, inner_splits, line_ratio, log_ratios, mean, nmf_svr,
-                              peak_templates, pls, ridge, rivals)
+from max_nb.baselines import (Calibration, ChemoFeatures, ConvRegressor, EndMembers, LineAreas, LogRatios, SpectrumShape, boosting, chemomae_ridge, cnn,
+                              continuum, extra_trees, forest, inner_splits, line_ratio, log_ratios, mean, nmf_svr, peak_templates, pls, ridge, rivals)
 from max_nb.energy import EnergyAxis
 from max_nb.spectra import Spectra
 
@@ -40,9 +41,10 @@ def quick(targets=("CaCO3", "TOC")):
 
 QUICK = [mean, quick]
 ALL = list(rivals())
+TREES = ("forest", "extra trees", "boosting")
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if n not in ("forest", "extra trees")])
+@pytest.mark.parametrize("name", [n for n in ALL if n not in TREES])
 def test_learns_carbonate(spectra, name):
     model = rivals(("CaCO3",))[name].set_params(repeats=1, folds=3).fit(spectra[:36])
     error = np.sqrt(np.mean((model.predict(spectra[36:]) - spectra.info.CaCO3[36:]) ** 2))
@@ -56,9 +58,9 @@ def test_forests_learn_carbonate(spectra, make):
     assert np.corrcoef(model.predict(spectra[36:]), spectra.info.CaCO3[36:])[0, 1] > 0.9
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", list(rivals(networks=True)))
 def test_clones_and_params(name):
-    model = rivals(seed=3)[name]
+    model = rivals(seed=3, networks=True)[name]
     copy = clone(model)
     assert copy is not model and repr(copy) == repr(model) and copy.get_params()["seed"] == 3
     with pytest.raises(NotFittedError): copy.predict(np.ones((1, CHANNELS)))
@@ -66,7 +68,7 @@ def test_clones_and_params(name):
 
 @pytest.mark.filterwarnings("ignore:y residual is constant")
 @pytest.mark.parametrize("n_labels", [2, 3, 5])
-@pytest.mark.parametrize("name", [n for n in ALL if "forest" not in n and n != "extra trees"])
+@pytest.mark.parametrize("name", [n for n in ALL if n not in TREES])
 def test_few_labels(spectra, name, n_labels):
     y = spectra.info.CaCO3.where(np.arange(N) < n_labels)
     p = rivals(("CaCO3",))[name].set_params(repeats=1).fit(spectra, y).predict(spectra)
@@ -191,7 +193,65 @@ def test_combine_mean_lies_between_its_members(spectra):
     assert 1 <= len(model.chosen()) <= 3
 
 
+def test_boosting_learns_carbonate(spectra):
+    model = boosting(("CaCO3",)).set_params(grid=None).fit(spectra[:36])
+    assert np.corrcoef(model.predict(spectra[36:]), spectra.info.CaCO3[36:])[0, 1] > 0.9
+
+
+def quick_cnn(**settings):
+    "The convolutional rival without a search, one short training."
+    return cnn(("CaCO3",)).set_params(grid=None, final=dict(steps=60, channels=4, **settings))
+
+
+def test_cnn_learns_carbonate_and_repeats(spectra):
+    a, b = (quick_cnn().fit(spectra[:36]) for _ in range(2))
+    assert np.corrcoef(a.predict(spectra[36:]), spectra.info.CaCO3[36:])[0, 1] > 0.8
+    np.testing.assert_array_equal(a.predict(spectra), b.predict(spectra))
+    np.testing.assert_array_equal(a.predict(spectra), pickle.loads(pickle.dumps(a)).predict(spectra))
+
+
+def test_cnn_leaves_torch_as_it_was(spectra):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(5); wanted = torch.rand(3)
+    torch.manual_seed(5); quick_cnn().fit(spectra[:20])
+    assert (torch.rand(3) == wanted).all()
+
+
+@given(st.integers(1, 40), st.integers(2, 12))
+@settings(max_examples=10, deadline=None)
+def test_conv_regressor_takes_any_width(width, n):
+    X = np.random.default_rng(0).normal(size=(n, width))
+    assert ConvRegressor(channels=2, steps=2, members=2).fit(X, X[:, 0]).predict(X).shape == (n,)
+
+
 @pytest.mark.parametrize("bad, message", [
+    (lambda X: ConvRegressor().fit(X * np.nan, X[:, 0]), "NaN"),
+    (lambda X: ConvRegressor().fit(X, X[:3, 0]), "inconsistent numbers of samples"),
+    (lambda X: ConvRegressor(kernel=4).fit(X, X[:, 0]), "odd kernel"),
+    (lambda X: ConvRegressor(steps=0).fit(X, X[:, 0]), "'steps': 0"),
+    (lambda X: ConvRegressor(steps=1).fit(X, X[:, 0]).predict(X[:, :-1]), "5 channels; expected 6"),
+])
+def test_conv_regressor_names_bad_input(bad, message):
+    with pytest.raises(ValueError, match=message): bad(np.random.default_rng(0).normal(size=(8, 6)))
+
+
+def test_chemomae_features(spectra):
+    pytest.importorskip("chemomae")
+    model = chemomae_ridge(("CaCO3",), steps=30).fit(spectra[:36], groups=spectra.info.core[:36])
+    assert np.isfinite(model.predict(spectra[36:])).all()
+    a, b = (ChemoFeatures(steps=5, random_state=1).fit_transform(spectra) for _ in range(2))
+    np.testing.assert_array_equal(a, b)
+    assert a.shape == (N, 64)
+
+
+def test_chemomae_that_is_not_there_is_named(spectra, monkeypatch):
+    monkeypatch.setitem(sys.modules, "chemomae", None)
+    with pytest.raises(ValueError, match=r"max_nb\[chemomae\]"): chemomae_ridge(("CaCO3",)).fit(spectra)
+
+
+@pytest.mark.parametrize("bad, message", [
+    (lambda c, y: quick_cnn().fit(c, y.CaCO3).predict(c[:, :-1]), "419 channels; expected 420"),
+    (lambda c, y: quick_cnn().fit(c * (np.arange(N)[:, None] != 2), y.CaCO3), "spectrum 2 has no counts"),
     (lambda c, y: quick().fit(-c, y), "expected a finite number of at least 0"),
     (lambda c, y: quick().fit(c * np.nan, y), "finite"),
     (lambda c, y: quick().fit(c[0], y), "two dimensions"),

@@ -159,7 +159,8 @@ def test_requirements_name_all_that_the_package_imports():
     from configparser import ConfigParser
     config = ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
-    wanted = " ".join(config["DEFAULT"][k] for k in ("requirements", "pdz_requirements", "lora_requirements"))  # two extras are imported where they are used
+    extras = [value for key, value in config["DEFAULT"].items() if key.endswith("_requirements") and key not in ("lab_requirements", "dev_requirements", "docs_requirements")]
+    wanted = " ".join([config["DEFAULT"]["requirements"], *extras])  # the extras are imported where they are used
     named = {re.split(r"[<>=!~\[]", requirement)[0] for requirement in wanted.split()}
     imports = {top for path in MODULES for top, _ in imported(ast.walk(tree(path)))} - set(sys.stdlib_module_names) - {"max_nb", "__future__", "google"}
     names = {"sklearn": "scikit-learn", "xraylib_np": "xraylib", "pdz_tool": "pdz-tool"}

@@ -78,7 +78,7 @@ def install_torch():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("extras", nargs="*", help="extras of this package: lab, dev, docs")
+    parser.add_argument("extras", nargs="*", help="extras of this package: lab, dev, docs, pdz, chemomae")
     extras = parser.parse_args().extras
     make_venv()
     install_torch()
