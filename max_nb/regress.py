@@ -590,7 +590,7 @@ def with_head(shared: Network) -> Network:
     return network
 
 # %% ../nbs/07_regress.ipynb #a62ef620
-WATCH_FROM = 300 # labelled samples from which on a part of them is watched
+WATCH_FROM = 1000 # labelled samples from which on a part of them is watched
 WATCH_SHARE = 0.15
 
 def member_settings(est: MAXRegressor, n_labels: int) -> FineTuneSettings:
