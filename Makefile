@@ -17,7 +17,7 @@ TIMEOUT := $(shell command -v timeout >/dev/null && echo timeout)
 LIMIT = $(if $(TIMEOUT),$(TIMEOUT) $(1))
 
 .NOTPARALLEL:
-.PHONY: python help demo test check notebooks pytest experiment benchmark lab docs figures readme export clean-notebooks hooks dist clean
+.PHONY: python help demo test check notebooks pytest experiment experiments benchmark lab docs figures readme export clean-notebooks hooks dist clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -53,6 +53,10 @@ notebooks: .venv/.ready-dev  ## run every chapter as a test
 
 pytest: .venv/.ready-dev  ## run tests/
 	$(QUIET) $(call LIMIT,900) $(BIN)/python -m pytest --durations=10 tests
+
+experiments: .venv/.ready  ## label efficiency, accuracy and transfer against all rivals: one table, three figures (about two hours; goes on where it stopped; needs ../shared/real)
+	$(PATIENT) OMP_NUM_THREADS=1 $(BIN)/python experiments/evaluation.py --jobs 2
+	@echo && echo "The table: $(CURDIR)/experiments/out/evaluation/evaluation.md; figures beside it"
 
 experiment: .venv/.ready  ## few labels on real spectra, against the rivals (hours; goes on where it stopped; needs ../shared/real)
 	$(PATIENT) $(BIN)/python experiments/label_efficiency.py

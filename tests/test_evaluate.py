@@ -1,14 +1,18 @@
 """Judging: bad input, equivalences, properties. What teaches is in nbs/09_evaluate.ipynb."""
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.metrics import r2_score, root_mean_squared_error
 
-from max_nb.evaluate import (add_conformal, applicability, budget_split, compare_rivals, conformal_half_width, coverage_report, cross_validate_by_core, flag_skill, fold_numbers, label_budget_curve,
-                             ln_r2, paired_bootstrap, regression_report, score_rivals, scores)
+from max_nb.evaluate import (ConformalByCore, add_conformal, applicability, between_parts, budget_split, compare_rivals, compare_splits, conformal_half_width, core_groups, coverage_report, cross_validate_by_core,
+                             difficulty, few_groups_factor, fit_difficulty, flag_skill, fold_numbers, label_budget_curve, ln_r2, mask_ratio_curve, model_card, new_core_curve, paired_bootstrap, paired_gain, plot_coverage,
+                             plot_curve, plot_splits, regression_report, score_rivals, scores)
+from max_nb.baselines import Calibration, SpectrumShape
 from max_nb.energy import EnergyAxis
 from max_nb.spectra import Spectra
 
@@ -157,6 +161,60 @@ def test_bad_splits(spectra, spy, change, message):
     with pytest.raises(ValueError, match=message): cross_validate_by_core(spy, s, **{"target": "CaCO3", **change})
 
 
+# splits: together, gap, region, instrument
+
+def test_trigger_cores_are_held_out_together(spectra, spy):
+    table = cross_validate_by_core(spy, spectra, "CaCO3", folds=5, together={"B": "A", "D": "A"})
+    assert table.groupby("group").fold.first()[list("ABD")].nunique() == 1 and table.held.nunique() == 4
+    for fold, (train, *_) in enumerate(Spy.seen): assert not set(train.info.core) & set(table[table.fold == fold].group)
+
+
+def test_together_by_column_and_by_chain(spectra):
+    by_hand = core_groups(spectra, together={"C": "B", "B": "A"})
+    assert set(by_hand[:30]) == {"A"} and set(by_hand[30:]) == set("DEF")
+    column = spectra.replaced(info=spectra.info.assign(site=spectra.info.core.map({"A": "north", "F": "north"})))
+    assert core_groups(column, together="site").nunique() == 5
+    with pytest.raises(ValueError, match="'Z'"): core_groups(spectra, together={"Z": "A"})
+    with pytest.raises(ValueError, match="no column 'hole'"): core_groups(spectra, together="hole")
+
+
+@given(st.dictionaries(st.sampled_from("ABCDEF"), st.sampled_from("ABCDEF"), max_size=5))
+@settings(max_examples=30, deadline=None)
+def test_groups_are_unions_of_cores(pairs):
+    s = Spectra(np.ones((12, 4)), pd.DataFrame(dict(core=list("ABCDEF") * 2)), EnergyAxis(n_channels=4))
+    found = core_groups(s, together=pairs)
+    assert found.groupby(s.info.core).nunique().eq(1).all() and all((found[s.info.core == a].iloc[0]) == (found[s.info.core == b].iloc[0]) for a, b in pairs.items())
+
+
+def test_the_gap_is_in_neither_part(spectra, spy):
+    table = cross_validate_by_core(spy, spectra, "CaCO3", folds=3, split="block", block_mm=100, gap_mm=60)
+    for fold, (train, *_) in enumerate(Spy.seen):
+        held = spectra.info.loc[table[table.fold == fold]["sample"]]
+        for core, depths in held.groupby("core").depth_mm:
+            near = train.info[train.info.core == core].depth_mm
+            assert all((abs(near - d) >= 60).all() for d in depths)
+    assert len(table) == B
+
+
+def test_region_and_instrument(spectra, spy):
+    info = spectra.info.assign(region=spectra.info.core.map(dict(zip("ABCDEF", "112233"))), instrument=np.where(np.arange(B) % 10 < 5, "old", "new"))
+    s = spectra.replaced(info=info.assign(instrument=info.instrument.where(info.core == "A", np.where(info.core < "D", "old", "new"))))
+    table = cross_validate_by_core(spy, s, "CaCO3", split="region")
+    assert set(table.held) == set("123") and set(table.group) == set("ABCDEF")
+    assert all((groups == train.info.region).all() for train, _, groups in Spy.seen)
+    Spy.seen = []
+    cross_validate_by_core(spy, s, "CaCO3", split="instrument")
+    assert len(Spy.seen) == 2 and all("A" not in set(train.info.core) for train, *_ in Spy.seen) # scanned by both: in neither part
+    with pytest.raises(ValueError, match="no column 'region'"): cross_validate_by_core(spy, spectra, "CaCO3", split="region")
+    with pytest.raises(ValueError, match="folds is 1"): cross_validate_by_core(spy, s, "CaCO3", folds=1)
+    with pytest.raises(ValueError, match="block_mm"): cross_validate_by_core(spy, s, "CaCO3", split="block", block_mm=0)
+
+
+def test_compare_splits_draws(spectra):
+    table = compare_splits({"a": LinearRegression()}, spectra, "CaCO3", folds=3, seeds=(0, 1), gap_mm=0)
+    assert len(table) == 6 and len(plot_splits(table).data) == 1
+
+
 # rivals, budgets
 
 def test_rivals_share_their_folds(spectra):
@@ -172,6 +230,59 @@ def test_bootstrap_knows_better_and_worse():
     bad = good.assign(predicted=good.measured + rng.normal(size=80))
     assert paired_bootstrap(good, bad).a_better[0] == 1 and paired_bootstrap(bad, good).a_better[0] == 0
     with pytest.raises(ValueError, match="one method only"): paired_bootstrap(good, bad[:-1])
+
+
+def seeds_of(table, noise, seeds=range(4)):
+    return pd.concat([table.assign(seed=s, predicted=table.measured + noise * np.random.default_rng(s).normal(size=len(table))) for s in seeds])
+
+
+def test_bootstrap_over_cores_and_seeds():
+    rows = np.arange(60)
+    truth = pd.DataFrame(dict(sample=rows, target="TOC", group=rows // 10, measured=np.random.default_rng(0).normal(size=60)))
+    a, b, c = seeds_of(truth, 0.1), seeds_of(truth, 0.5), seeds_of(truth, 0.1, range(10, 14)).assign(seed=lambda t: t.seed - 10)
+    better, same = paired_bootstrap(a, b).iloc[0], paired_bootstrap(a, c).iloc[0]
+    assert better.p == 2 / 64 and better.low > 0 and better.seeds == 4 and better.groups == 6 and better.n == 240 and better.se_seeds > 0
+    assert same.p > 0.05 and same.low < 0 < same.high
+    with pytest.raises(ValueError, match="one method only"): paired_bootstrap(a, b[b.seed < 3])
+
+
+def test_swap_p_is_uniform_where_there_is_no_difference():
+    rng, found = np.random.default_rng(0), []
+    for _ in range(60):
+        t = pd.DataFrame(dict(sample=np.arange(40), target="x", group=np.arange(40) // 5, measured=0.0))
+        found.append(paired_bootstrap(t.assign(predicted=rng.normal(size=40)), t.assign(predicted=rng.normal(size=40)), draws=50).p[0])
+    assert 0.3 < np.mean(found) < 0.7 and np.mean(np.array(found) < 0.1) < 0.25
+
+
+def test_paired_gain():
+    curve = pd.DataFrame(dict(name=list("aabb"), seed=[0, 1, 0, 1], budget=8, r2=[.5, .7, .4, .4], rmse=[1., 1, 2, 2]))
+    assert np.isclose(paired_gain(curve, "a", "b").gain[0], 0.2) and paired_gain(curve, "a", "b", "rmse").gain[0] == 1 and paired_gain(curve, "a", "b").wins[0] == 2
+    with pytest.raises(ValueError, match="'c'"): paired_gain(curve, "a", "c")
+    with pytest.raises(ValueError, match="only"): paired_gain(curve[:3], "a", "b")
+
+
+def test_new_core_tests_on_the_same_samples(spectra, spy):
+    curve = new_core_curve({"a": spy}, spectra, "CaCO3", budgets=(0, 2, 4), seeds=(0, 1), cores=["B", "E"])
+    assert len(curve) == 12 and curve.n.eq(6).all()
+    seen = [set(train.info.index[train.info.core == "B"]) for train, *_ in Spy.seen[:3]]
+    assert [len(s) for s in seen] == [0, 2, 4]
+    Spy.seen = []
+    new_core_curve({"a": spy}, spectra, "CaCO3", budgets=(2,), seeds=(0,), cores=["B"], adapt=True)
+    assert len(Spy.seen[0][0]) == B and Spy.seen[0][1].CaCO3.notna().sum() == B - 8
+    assert len(plot_curve(curve).data) == 2
+
+
+@pytest.mark.parametrize("change, message", [(dict(cores=["Z"]), "'Z': 0"), (dict(budgets=(0, 9)), "at least 12")])
+def test_bad_new_cores(spectra, spy, change, message):
+    with pytest.raises(ValueError, match=message): new_core_curve({"a": spy}, spectra, "CaCO3", **{"cores": ["A"], **change})
+
+
+def test_bad_mask_ratio(spectra):
+    with pytest.raises(ValueError, match="mask ratio 1"): mask_ratio_curve(spectra, "CaCO3", ratios=(0.5, 1))
+
+
+def test_plot_curve_names_what_is_missing():
+    with pytest.raises(ValueError, match="rmse"): plot_curve(pd.DataFrame(dict(name=["a"], seed=0, budget=1)))
 
 
 def test_budgets_are_nested_and_paired(spectra, spy):
@@ -224,7 +335,139 @@ def test_coverage_counts_what_has_no_interval(spectra, spy):
     assert len(added) == B and (added.lower >= 0).all() and (added.index == table.index).all()
 
 
+# intervals around any estimator
+
+crepes = pytest.importorskip("crepes")
+
+
+def quick(targets=("CaCO3", "TOC")): return Calibration((SpectrumShape(width=1),), Ridge(1e-3), targets=targets)
+
+
+def test_conformal_agrees_with_its_definition():
+    rng = np.random.default_rng(1)
+    errors, groups = rng.gamma(1, size=300), rng.integers(0, 15, 300)
+    order = np.argsort(errors)
+    mass = np.cumsum((1 / np.bincount(groups)[groups] / 16)[order])
+    wanted = errors[order][np.flatnonzero(mass >= 0.8 - 1e-12)[0]]
+    assert abs(conformal_half_width(errors, groups, 0.8) - wanted) < 0.1
+    assert conformal_half_width(errors, groups, 0.8, exact=False) <= conformal_half_width(errors, groups, 0.8)
+
+
+def test_finite_where_it_is_not_exact():
+    assert conformal_half_width(np.arange(3.0), np.arange(3), 0.9, exact=False) == 2 and conformal_half_width(np.arange(3.0), np.arange(3), 0.9) == np.inf
+    assert few_groups_factor(3) > few_groups_factor(30) > 1
+
+
+def test_exact_intervals_hold_on_new_cores():
+    rng, covered = np.random.default_rng(0), []
+    for _ in range(40):
+        level, n = rng.normal(size=21) * 4, 8
+        mix = rng.dirichlet(np.ones(5), 21 * n)
+        core = np.repeat(np.arange(21), n)
+        y = 50 + 40 * mix[:, 0] + level[core] + rng.normal(size=len(core))
+        counts = rng.poisson(3000 * mix @ (rng.random((5, 40)) + 0.2))
+        inside = core < 20
+        model = ConformalByCore(quick(("y",)), targets=("y",), folds=20, exact=True, scale="linear").fit(counts[inside], y[inside], groups=core[inside])
+        low, high = model.predict_interval(counts[~inside], 0.8)[:, 0].T
+        covered.append(((y[~inside] >= low) & (y[~inside] <= high)).mean())
+    assert 0.7 < np.mean(covered) <= 0.95
+
+
+def test_conformal_by_core_is_an_estimator(spectra):
+    model = ConformalByCore(quick(), folds=3).fit(spectra)
+    limits, predicted = model.predict_interval(spectra), model.predict(spectra)
+    assert limits.shape == (B, 2, 2) and predicted.shape == (B, 2) and (limits[..., 0] <= predicted).all() and (predicted <= limits[..., 1]).all()
+    np.testing.assert_allclose(predicted, quick().fit(spectra, groups=spectra.info.core).predict(spectra))
+    wide, narrow = (np.ptp(model.predict_interval(spectra, c), axis=2).mean() for c in (0.95, 0.5))
+    assert wide > narrow
+    one = ConformalByCore(LinearRegression(), targets=("CaCO3",), measures=()).fit(spectra.counts, spectra.info.CaCO3, groups=spectra.info.core)
+    assert one.predict(spectra.counts).shape == (B,) and one.predict_interval(spectra.counts).shape == (B, 1, 2)
+    table = cross_validate_by_core(ConformalByCore(quick(("CaCO3",)), folds=3), spectra, "CaCO3")
+    report = coverage_report(table)
+    assert report.without.iloc[-1] == 0 and len(plot_coverage(report).data) == 2
+
+
+def test_exact_with_few_cores_promises_nothing(spectra):
+    limits = ConformalByCore(quick(("CaCO3",)), exact=True).fit(spectra).predict_interval(spectra[:3], 0.9)
+    assert (limits[..., 0] == 0).all() and (limits[..., 1] == 100).all()
+
+
+def test_difficulty_is_learned_or_left():
+    rng = np.random.default_rng(0)
+    f, g = rng.uniform(0, 1, (200, 1)), np.arange(200) // 20
+    assert fit_difficulty(f, 0.1 + f[:, 0], g)[1][1] > 0 and fit_difficulty(f, 2 - f[:, 0], g)[1][1] == 0
+    assert (difficulty(f, fit_difficulty(f, np.zeros(200), g)) > 0).all()
+
+
+@pytest.mark.parametrize("bad, message", [
+    (lambda s: ConformalByCore(quick(), measures=("age",)).fit(s), "age"),
+    (lambda s: ConformalByCore(quick(), measures=("spread",)).fit(s), "no members"),
+    (lambda s: ConformalByCore(quick()).fit(s, groups=["A"] * B), "1 group"),
+    (lambda s: ConformalByCore(quick()).fit(s, s.info[["CaCO3", "TOC"]] * np.nan), "too few measured values"),
+    (lambda s: ConformalByCore(quick()).fit(s).predict_interval(s, 1.0), "coverage is 1.0"),
+    (lambda s: conformal_half_width([1.0, 2], [0, 1], 90), "coverage is 90"),
+    (lambda s: conformal_half_width([1.0, np.nan], [0, 1], 0.9), "at least 0"),
+    (lambda s: coverage_report(pd.DataFrame(), 2), "coverage is 2"),
+])
+def test_bad_intervals(spectra, bad, message):
+    with pytest.raises(ValueError, match=message): bad(spectra)
+
+
+# the card
+
+def test_model_card(spectra):
+    model = ConformalByCore(quick(), folds=3)
+    table = cross_validate_by_core(model, spectra, ["CaCO3", "TOC"])
+    card = model_card(model, spectra, table, name="test", rivals=score_rivals(table.assign(name="ridge")))
+    text = str(card)
+    assert all(part in text for part in ("# test", "## Data", "## Intervals", "## Where it ends", "## Limits", "### Rivals", "folds"))
+    assert card["data"]["groups"] == 6 and any("6 groups" in w for w in card["warnings"])
+    import json
+    json.dumps(card)
+    plain = model_card(quick(), spectra, cross_validate_by_core(quick(), spectra, "CaCO3", split="random"), split="random", flags=False)
+    assert any("flatters" in w for w in plain["warnings"]) and plain["applicability"] is None and plain["intervals"] == []
+    with pytest.raises(ValueError, match="do not fit"): model_card(model, spectra[::-1], table)
+    with pytest.raises(ValueError, match="lack the columns"): model_card(model, spectra, table.drop(columns="held"))
+
+
 # applicability
+
+@pytest.fixture(scope="module")
+def seas():
+    from max_nb.simulate import simulate_archive
+    return simulate_archive(n_cores=6, n_per_core=15, seed=2)
+
+
+def strange(kind, s):
+    "A spectrum that no sediment gives, as bright as those of `s`."
+    from max_nb.physics import ELEMENTS, expected_spectrum, mass_fractions
+    matter = dict(salt="NaCl", steel="Fe74Cr18Ni8", aluminium="Al")
+    if kind in matter: return np.random.default_rng(0).poisson(expected_spectrum(pd.DataFrame([100 * mass_fractions(matter[kind])], columns=list(ELEMENTS)), total=float(s.counts.sum(1).mean()), axis=s.axis))
+    if kind == "empty": return np.zeros((1, s.axis.n_channels))
+    if kind == "nearly empty": return np.random.default_rng(0).poisson(2e-5 * s.counts[:1])
+    return np.random.default_rng(0).permutation(s.counts[0])[None]
+
+
+@pytest.mark.parametrize("kind", ["salt", "steel", "aluminium", "empty", "nearly empty", "shuffled"])
+def test_flags_catch(seas, kind):
+    found = applicability(seas, strange(kind, seas))
+    assert not found.inside[0] and found.strangeness[0] > 1
+
+
+def test_flags_catch_another_instrument(seas):
+    path = Path(__file__).resolve().parents[2] / "shared" / "real" / "itrax" / "L000676.spe"
+    if not path.exists(): pytest.skip("the real Itrax spectrum is not there")
+    from max_nb.scanners import read
+    itrax = read(path)
+    with pytest.raises(ValueError, match="rebin"): applicability(seas, itrax)
+    assert not applicability(seas, itrax.rebin(seas.axis, outside="drop")).inside.any()
+
+
+def test_one_empty_spectrum_leaves_the_others_alone(seas):
+    alone, beside = applicability(seas, seas.counts[:3]), applicability(seas, np.vstack([seas.counts[:3], np.zeros((1, seas.axis.n_channels))]))
+    pd.testing.assert_frame_equal(alone, beside[:3])
+    assert np.isinf(beside.distance[3])
+
 
 def test_flags_rank_strange_spectra(spectra):
     found = applicability(spectra, Spectra.concat([spectra, Spectra(spectra.counts[:, ::-1].copy(), spectra.info, spectra.axis)]))
@@ -235,7 +478,7 @@ def test_flags_rank_strange_spectra(spectra):
 
 
 def test_flags_from_arrays(spectra):
-    assert applicability(spectra.counts, spectra.counts[:3]).shape == (3, 5)
+    assert applicability(spectra.counts, spectra.counts[:3]).shape == (3, 6)
 
 
 @pytest.mark.parametrize("bad, message", [

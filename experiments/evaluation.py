@@ -1,0 +1,298 @@
+"""Label efficiency, accuracy on seen and unseen provinces, transfer to new regions: the network and every rival, five seeds.
+
+    python experiments/evaluation.py --jobs 2              # all of it; goes on where it stopped: what is done is not done again
+    python experiments/evaluation.py --stage report        # the table and the figures from what is there
+    python experiments/evaluation.py --quick               # a small one of each, to see that everything runs (no result)
+
+Parts:
+- `labels`: real spectra, random 70/30 splits, a third of the labels and all of them (and a few in between), ln R2 on the test part.
+- `provinces`: real spectra, every province held out in turn, all other labels; RMSE and ln R2 over all held-out values.
+- `transfer`: a simulated archive of 30 cores in 5 seas that do not exist, every sea held out in turn, with 0 and 10 labels of its own.
+
+Protocols: *strict*: spectra of the test part are seen by nobody in any form. *adapted*: they are seen without labels, as a user always has the scans of what is to be predicted. A method's name says which (", adapted").
+Each cell (part, target, method, seed, labels) is one file in `out/evaluation/cells`, written in one step. Nothing is chosen by what comes out.
+"""
+import argparse
+import inspect
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from max_nb.baselines import rivals
+from max_nb.evaluate import budget_split, cross_validate_by_core, label_budget_curve, ln_r2, new_core_curve, paired_bootstrap, paired_gain, scores
+from max_nb.mae import MAX
+from max_nb.pretrain import pretrain
+from max_nb.regress import MAXRegressor
+from max_nb.simulate import laboratory_table, random_regions, simulate_archive
+from max_nb.spectra import Spectra, write_atomically
+
+HERE = Path(__file__).parent
+DATA = HERE.parent.parent / "shared" / "real" / "marine_sediments.parquet"
+PARTS = ("labels", "provinces", "transfer")
+TARGETS = ("CaCO3", "TOC")
+BUDGETS = {"TOC": (32, 55, 110, None), "CaCO3": (8, 13, 26, None)}  # 55 of 165 and 13 of 39: one third
+THIRD = {"TOC": 55, "CaCO3": 13}
+OURS, SCRATCH = "MAX", "MAX, from scratch"
+
+# name -> options of MAXRegressor. A further variant is a further line. `real` as pretrained: pre-trained on the real spectra of the training part.
+NETWORKS = {
+    OURS: dict(),                                       # the weights that come with the package: simulated spectra alone
+    SCRATCH: dict(pretrained=None),
+    "MAX, real": dict(pretrained="real"),
+    "MAX, adapted": dict(adapt=True),
+}
+ONLY = {"MAX, real": ("labels",), "MAX, adapted": ("provinces", "transfer"), SCRATCH: ("labels", "provinces"), "CNN": ("labels", "provinces")}  # all others run in every part
+ADAPTED_RIVALS = ("NMF+SVR", "extra trees")             # whose features can make use of unlabelled spectra of the test part
+LEAN = dict(members=1)                                  # single networks; the rivals are single models too
+
+
+def known_options(options: dict) -> bool:
+    "Does this version of MAXRegressor have these options?"
+    return set(options) <= set(inspect.signature(MAXRegressor.__init__).parameters)
+
+
+def methods(a, part: str) -> dict:
+    "name -> function (seed, targets) that makes an estimator, of the methods that take part."
+    def network(options):
+        def make(seed, targets):
+            given = dict(options, pretrained=MAX.from_pretrained(encoder_folder(a, seed))) if options.get("pretrained") == "real" else options
+            return MAXRegressor(targets=targets, seed=seed, **{**LEAN, **a.network, **given})
+        return make
+    found = {name: network(options) for name, options in NETWORKS.items() if known_options(options)}
+    found |= {name: (lambda seed, targets, name=name: rivals(targets, seed, networks=True)[name]) for name in rivals(networks=True)}
+    if part != "labels":
+        found |= {f"{name}, adapted": found[name] for name in ADAPTED_RIVALS}
+    wanted = {name: make for name, make in found.items() if part in ONLY.get(name, PARTS) and (not a.methods or name in a.methods)}
+    if not a.chemomae:
+        wanted.pop("ChemoMAE + ridge", None)
+    return wanted
+
+
+def is_adapted(name: str) -> bool:
+    return name.endswith(", adapted")
+
+
+# the data
+
+def real(a) -> Spectra:
+    if not a.data.exists():
+        raise SystemExit(f"{a.data}: no such file; these parts need the real spectra (--parts transfer does not)")
+    return Spectra.from_parquet(a.data)
+
+
+def seas(a, seed: int) -> Spectra:
+    "Five seas, 30 cores, ten samples of each in the laboratory; the shipped weights have not seen these seas."
+    archive = simulate_archive(a.cores, a.per_core, seed=9000 + seed, regions=random_regions(5, seed=9000 + seed), progress=False)
+    table = laboratory_table(archive, per_core=10, seed=seed)
+    depth = archive.info.groupby("core").depth_mm
+    values = archive.info[["core", "depth_mm"]].merge(table.drop_duplicates(["core", "depth_mm"]), on=["core", "depth_mm"], how="left")[list(TARGETS)]
+    if values.notna().any(axis=1).sum() < 0.9 * len(table):
+        raise SystemExit(f"{int(values.notna().any(axis=1).sum())} of {len(table)} laboratory samples found their spectrum; expected nearly all ({depth.ngroups} cores)")
+    return archive.replaced(info=archive.info[["core", "region", "depth_mm"]].assign(**values))
+
+
+# pre-training on the real training part of a seed
+
+def encoder_folder(a, seed: int) -> Path:
+    return a.out / "encoders" / f"real-{seed}"
+
+
+def pretrain_one(a, seed: int) -> None:
+    "On the real spectra that are in the test part of neither target."
+    folder = encoder_folder(a, seed)
+    if (folder / "history.csv").exists():
+        return
+    s = real(a)
+    held = np.concatenate([budget_split(s, target, seed)[0] for target in TARGETS])
+    pretrain(s[~np.isin(np.arange(len(s)), held)], "tiny", seed=seed, out=folder, resume=True, progress=False, **a.pretraining)
+
+
+# the cells
+
+def cells(a) -> list[tuple]:
+    "(part, method, seed, target, labels), cheap ones first within a seed."
+    order = list(rivals()) + list(NETWORKS)
+    out = []
+    for seed in range(a.seeds):
+        for part in a.parts:
+            for name in sorted(methods(a, part), key=lambda n: order.index(n) if n in order else len(order)):
+                if part == "labels":
+                    out += [(part, name, seed, t, b) for t in TARGETS for b in a.budgets[t]]
+                else:
+                    out += [(part, name, seed, "both", None)] + ([(part, name, seed, "TOC", 10)] if part == "transfer" else [])
+    return out
+
+
+def cell_path(a, cell) -> Path:
+    part, name, seed, target, labels = cell
+    return a.out / "cells" / f"{part}-{re.sub(r'[^A-Za-z0-9]+', '_', name)}-{seed}-{target}-{'all' if labels is None else labels}.csv"
+
+
+def run_cell(a, cell) -> str:
+    "Fit, predict, keep."
+    part, name, seed, target, labels = cell
+    path = cell_path(a, cell)
+    if path.exists():
+        return ""
+    make, targets = methods(a, part)[name], list(TARGETS) if target == "both" else [target]
+    if part == "labels":
+        row = label_budget_curve({name: lambda s: make(s, (target,))}, real(a), target, budgets=[labels], seeds=[seed]).assign(target=target)
+    elif target == "both":
+        s = real(a) if part == "provinces" else seas(a, seed)
+        by, split = ("province", "core") if part == "provinces" else ("core", "region")
+        row = cross_validate_by_core(make(seed, tuple(targets)), s, targets, by=by, folds=10, seed=seed, split=split, adapt=is_adapted(name))
+    else:
+        row = new_core_curve({name: lambda s: make(s, (target,))}, seas(a, seed), target, budgets=(labels,), seeds=[seed], by="region", adapt=is_adapted(name))
+    row = row.assign(name=name, part=part, seed=seed, labels="all" if labels is None else labels)
+    write_atomically(path, lambda p: row.to_csv(p, index=False))
+    return path.stem
+
+
+# the report
+
+def collected(a, part: str, kind: str = "both") -> pd.DataFrame:
+    files = [p for p in (cell_path(a, c) for c in cells(a) if c[0] == part and (part == "labels" or c[3] == kind)) if p.exists()]
+    return pd.concat([pd.read_csv(p) for p in files], ignore_index=True) if files else pd.DataFrame()
+
+
+def pm(values) -> str:
+    "Mean ± standard deviation over seeds."
+    v = np.asarray(values, float)
+    return f"{v.mean():.2f} ± {v.std(ddof=1):.2f}" if len(v) > 1 else f"{v.mean():.2f}"
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    lines = ["| " + " | ".join(map(str, rows.columns)) + " |", "|" + "---|" * rows.shape[1]]
+    return "\n".join(lines + ["| " + " | ".join("" if v != v else str(v) for v in r) + " |" for r in rows.to_numpy(dtype=object)])
+
+
+def label_rows(a) -> tuple[pd.DataFrame, list[str]]:
+    "ln R2 by number of labels; the pre-trained network with a third of the labels against the one from scratch with all."
+    curve = collected(a, "labels")
+    if curve.empty:
+        return curve, []
+    wide = curve.groupby(["target", "name", "budget"]).r2_ln.agg(pm).unstack("budget").reset_index()
+    said = []
+    for target, rows in curve.groupby("target"):
+        third = rows[(rows.name == OURS) & (rows.budget == a.third[target])].set_index("seed").r2_ln
+        full = rows[(rows.name == SCRATCH) & rows.labels.eq("all")].set_index("seed").r2_ln
+        d = (third - full).dropna()
+        if len(d):
+            said.append(f"{target}: pre-trained with a third of the labels minus from scratch with all: {d.mean():+.3f} (standard error {d.std() / np.sqrt(len(d)):.3f}, {len(d)} seeds).")
+        if {OURS, SCRATCH} <= set(rows.name) and len(d) > 1:
+            said += [f"{target}, {int(g.budget)} labels: pre-trained minus from scratch {g.gain:+.3f} ± {g.standard_error:.3f} (better in {int(g.wins)} of {int(g.seeds)})." for g in paired_gain(rows, OURS, SCRATCH, "r2_ln").itertuples()]
+    return wide, said
+
+
+def fold_rows(a, part: str) -> tuple[pd.DataFrame, list[str]]:
+    "RMSE, ln R2 and their spread over seeds of every method, held out whole; ours against every other, paired by group and seed."
+    table = collected(a, part)
+    if table.empty:
+        return table, []
+    each = table.groupby(["target", "name", "seed"]).apply(lambda t: pd.Series(dict(rmse=scores(t.measured, t.predicted)["rmse"], r2=scores(t.measured, t.predicted)["r2"], r2_ln=ln_r2(t.measured.clip(lower=0.01).to_numpy(), t.predicted.to_numpy()))), include_groups=False).reset_index()
+    rows = each.groupby(["target", "name"])[["rmse", "r2", "r2_ln"]].agg(pm).reset_index()
+    rows["order"] = each.groupby(["target", "name"]).rmse.mean().to_numpy()
+    said = []
+    for target, t in table.groupby("target"):
+        for ours in [n for n in NETWORKS if n in set(t.name) and n != SCRATCH]:
+            for other in sorted(set(t.name) - set(NETWORKS)):
+                if is_adapted(ours) != is_adapted(other):
+                    continue
+                x, y = t[t.name == ours].assign(group=lambda v: v.held), t[t.name == other].assign(group=lambda v: v.held)
+                if set(x.seed) == set(y.seed):
+                    b = paired_bootstrap(x, y).iloc[0]
+                    said.append(f"{target}: {ours} {b.rmse_a:.2f}, {other} {b.rmse_b:.2f} wt%; difference {b.difference:+.2f} ({b.low:+.2f} to {b.high:+.2f}), p = {b.p:.2f}, {b.groups} groups, {b.seeds} seeds.")
+    return rows.sort_values(["target", "order"]).drop(columns="order"), said
+
+
+def figures(a) -> None:
+    "Three figures; matplotlib, as SVG."
+    import matplotlib
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+    plt.rcParams.update({"svg.hashsalt": "max_nb", "font.size": 9})
+    curve = collected(a, "labels")
+    if not curve.empty:
+        fig, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
+        for ax, (target, rows) in zip(axes, curve.groupby("target")):
+            for name, r in rows.groupby("name"):
+                by = r.groupby("budget").r2_ln
+                ax.errorbar(by.mean().index, by.mean().clip(lower=-0.5), by.std().fillna(0), marker="o", ms=3, lw=2 if name in NETWORKS else 0.9, capsize=2, label=name)
+            ax.set(title=f"{target}, random splits", xlabel="laboratory values", ylabel="R² of ln", xscale="log", ylim=(-0.5, 1))
+        axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        save_svg(fig, a.out / "labels.svg")
+    for part, what in (("provinces", "held-out provinces, real spectra"), ("transfer", "unseen regions, simulated archives")):
+        table = collected(a, part)
+        if table.empty:
+            continue
+        each = table.groupby(["target", "name", "seed"]).apply(lambda t: scores(t.measured, t.predicted)["rmse"], include_groups=False).rename("rmse").reset_index()
+        fig, axes = plt.subplots(1, 2, figsize=(10, 0.3 * each.name.nunique() + 1.4), constrained_layout=True)
+        for ax, (target, rows) in zip(axes, each.groupby("target")):
+            by = rows.groupby("name").rmse
+            order = by.mean().sort_values(ascending=False).index
+            ax.errorbar(by.mean()[order], range(len(order)), xerr=by.std()[order].fillna(0), fmt="o", capsize=3, color="#0072B2")
+            ax.set(title=f"{target}: {what}", xlabel="RMSE, wt% (mean and standard deviation over seeds)", yticks=range(len(order)), yticklabels=order)
+            ax.set_xlim(left=0)
+        save_svg(fig, a.out / f"{part}.svg")
+
+
+def save_svg(fig, path: Path) -> None:
+    import matplotlib.pyplot as plt
+    write_atomically(path, lambda p: fig.savefig(p, format="svg", metadata={"Date": None}))
+    plt.close(fig)
+
+
+def report(a) -> str:
+    parts = ["# Evaluation" + (" (quick: a test of the script, no result)" if a.quick else ""), f"Made by `experiments/evaluation.py`, {a.seeds} seeds; mean ± standard deviation over seeds."]
+    titles = dict(labels="Label efficiency: R² of ln y on the test part, by number of labels", provinces="Real spectra, every province held out", transfer="Simulated archives, every sea held out, no labels of its own")
+    for part in a.parts:
+        rows, said = label_rows(a) if part == "labels" else fold_rows(a, part)
+        if len(rows):
+            parts += [f"## {titles[part]}", markdown(rows), "\n".join(f"- {line}" for line in said)]
+    few = collected(a, "transfer", "TOC")
+    if "transfer" in a.parts and len(few):
+        rmse = few.groupby(["name", "seed"]).apply(lambda t: np.sqrt((t.rmse ** 2 * t.n).sum() / t.n.sum()), include_groups=False)
+        parts += ["## Simulated archives, TOC of a new sea with 10 labels of its own, RMSE in wt%", markdown(rmse.groupby("name").agg(pm).rename("rmse").reset_index())]
+    return "\n\n".join(parts) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--methods", nargs="+", help="names of the methods to run here (default: all)")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="cells at the same time, each in a process of its own")
+    parser.add_argument("--stage", choices=("run", "report", "all"), default="all")
+    parser.add_argument("--quick", action="store_true", help="one seed, few steps, few labels: only to see that it runs")
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args()
+    a.out = a.out or HERE / "out" / ("evaluation-quick" if a.quick else "evaluation")
+    a.cores, a.per_core, a.budgets, a.third, a.network, a.pretraining = 30, 40, BUDGETS, THIRD, {}, {}
+    if a.quick:
+        a.seeds, a.cores, a.per_core, a.network, a.pretraining = 1, 10, 16, dict(steps=5), dict(epochs=1)
+        a.budgets = {"TOC": (55, None), "CaCO3": (13, None)}
+    from importlib.util import find_spec
+    from joblib import Parallel, delayed
+    a.chemomae = find_spec("chemomae") is not None
+    left_out = [n for n, o in NETWORKS.items() if not known_options(o)] + ([] if a.chemomae else ["ChemoMAE + ridge: pip install 'max_nb[chemomae]'"])
+    if left_out:
+        print("left out, as this version or environment does not have it:", "; ".join(left_out), flush=True)
+    if a.stage != "report":
+        if "labels" in a.parts and (not a.methods or "MAX, real" in a.methods):
+            Parallel(n_jobs=a.jobs)(delayed(pretrain_one)(a, seed) for seed in range(a.seeds))
+        todo = [c for c in cells(a) if not cell_path(a, c).exists()]
+        print(f"{len(todo)} of {len(cells(a))} cells to do", flush=True)
+        for i, done in enumerate(Parallel(n_jobs=a.jobs, return_as="generator_unordered")(delayed(run_cell)(a, c) for c in todo), start=1):
+            print(f"{i}/{len(todo)} {done}", flush=True)
+    if a.stage != "run":
+        text = report(a)
+        write_atomically(a.out / "evaluation.md", lambda p: p.write_text(text, encoding="utf-8"))
+        figures(a)
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
