@@ -186,7 +186,7 @@ def hide_labels(s: Spectra,    # spectra
 
 def _limits(model, s: Spectra, n_targets: int, coverage: float) -> np.ndarray:
     "(B, T, 2) limits, NaN where the model has none."
-    if not hasattr(model, "predict_interval"): return np.full((len(s), n_targets, 2), np.nan)
+    if not hasattr(model, "predict_interval") or getattr(model, "members", 2) == 1: return np.full((len(s), n_targets, 2), np.nan)
     return np.reshape(model.predict_interval(s, coverage), (len(s), n_targets, 2))
 
 # %% ../nbs/09_evaluate.ipynb #1cc1551b

@@ -495,3 +495,13 @@ def test_applicability_with_a_network(spectra):
     config = MAXConfig(n_channels=40, patch_size=4, embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2, max_kev=0.8)
     found = applicability(spectra, spectra[:7], model=MAX(config))
     assert len(found) == 7 and np.isfinite(found[["distance", "reconstruction_error"]]).all(axis=None)
+
+
+def test_a_single_network_has_no_limits():
+    "One member has no out-of-fold residuals; its predictions are compared without intervals."
+    from max_nb.evaluate import _limits
+    from max_nb.regress import MAXRegressor
+    from max_nb.simulate import simulate_archive
+    s = simulate_archive(2, 8, seed=0, progress=False)
+    model = MAXRegressor(targets=("CaCO3",), members=1, steps=2).fit(s, s.info[["CaCO3"]])
+    assert np.isnan(_limits(model, s, 1, 0.9)).all()
