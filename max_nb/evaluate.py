@@ -17,11 +17,11 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import check_is_fitted
 
 from .baselines import SpectrumShape, last_channel
-from .regress import STRETCH, TargetScale, groups_of, member_folds, named_targets, on_an_axis
+from .regress import MAXRegressor, STRETCH, TargetScale, groups_of, member_folds, member_outputs, named_targets, on_an_axis, without_residuals
 from .spectra import Spectra, as_counts
 
 # %% auto #0
-__all__ = ['SPLITS', 'SCORES', 'core_groups', 'split_units', 'fold_numbers', 'between_parts', 'fit_on', 'seeded',
+__all__ = ['SPLITS', 'SCORES', 'core_groups', 'split_units', 'fold_numbers', 'between_parts', 'fit_on', 'predict_on', 'seeded',
            'cross_validate_by_core', 'hide_labels', 'compare_splits', 'scores', 'plot_splits', 'regression_report',
            'paired_bootstrap', 'paired_gain', 'compare_rivals', 'score_rivals', 'rmse_range', 'budget_split',
            'label_budget_curve', 'ln_r2', 'new_core_curve', 'plot_curve', 'mask_ratio_curve', 'coverage_report',
@@ -121,6 +121,13 @@ def fit_on(estimator,         # scikit-learn style; those of this package take N
     known = y[targets[0]].notna().to_numpy()
     return estimator.fit(train.counts[known], y[targets[0]].to_numpy()[known])
 
+def predict_on(model, # fitted by `fit_on`
+               X,     # Spectra or counts (B, C)
+              ) -> np.ndarray: # (B, T) wt%
+    "Predictions of a fitted estimator, which is given Spectra where it knows them."
+    counts = as_counts(X)
+    return np.reshape(model.predict(X if isinstance(X, Spectra) and "targets" in model.get_params() else counts), (len(counts), -1))
+
 # %% ../nbs/09_evaluate.ipynb #e922c842
 def seeded(estimator,     # an estimator, or a function of the seed
            seed: int,     # for whatever is random in it
@@ -156,11 +163,11 @@ def cross_validate_by_core(estimator,           # not fitted
     return pd.concat([judged(k) for k in rounds], ignore_index=True).sort_values(["target", "sample"], ignore_index=True)
 
 def _with_units(s: Spectra, split, by, block_mm, together) -> Spectra:
-    "The spectra with columns `_group` (the core, for the report), `_held` (what is held out together) and `_tune` (the groups that inner folds keep together)."
+    "The spectra with columns `_group` (the core, for the report) and `_held` (what is held out together, and what inner folds keep together)."
     whole = by in s.info or split not in ("random", "region", "instrument")
     core = core_groups(s, by, together) if whole else pd.Series("all", index=s.info.index)
     held = split_units(s, split, by, block_mm, together) if split in ("core", "region", "instrument") else core
-    return s.replaced(info=s.info.assign(_group=s.info[by] if by in s.info else core, _held=held, _tune=held))
+    return s.replaced(info=s.info.assign(_group=s.info[by] if by in s.info else core, _held=held))
 
 # %% ../nbs/09_evaluate.ipynb #fae3ab3c
 def _one_fold(estimator, spectra, Y, held, gap, split, adapt, coverage) -> pd.DataFrame:
@@ -168,10 +175,9 @@ def _one_fold(estimator, spectra, Y, held, gap, split, adapt, coverage) -> pd.Da
     train, targets = spectra[~held & ~gap], list(Y)
     if callable(adapt): estimator = adapt(estimator, train, spectra[held])
     elif adapt: train = Spectra.concat([train, hide_labels(spectra[held], targets)])
-    model = fit_on(estimator, train, targets, None if split == "random" else train.info["_tune"].to_numpy())
+    model = fit_on(estimator, train, targets, None if split == "random" else train.info["_held"].to_numpy())
     rows = np.flatnonzero(held & Y.notna().any(axis=1).to_numpy())
-    limits = _limits(model, spectra[rows], len(targets), coverage)
-    predicted = np.reshape(model.predict(spectra[rows] if "targets" in model.get_params() else spectra.counts[rows]), (len(rows), -1))
+    limits, predicted = _limits(model, spectra[rows], len(targets), coverage), predict_on(model, spectra[rows])
     names = spectra.info.loc[rows, ["_group", "_held"]].to_numpy().T
     table = [pd.DataFrame(dict(sample=rows, group=names[0], held=names[1], target=t, measured=Y[t].to_numpy()[rows], predicted=predicted[:, i], lower=limits[:, i, 0], upper=limits[:, i, 1],
                                train_mean=train.targets([t])[t].mean())) for i, t in enumerate(targets)]
@@ -186,7 +192,7 @@ def hide_labels(s: Spectra,    # spectra
 
 def _limits(model, s: Spectra, n_targets: int, coverage: float) -> np.ndarray:
     "(B, T, 2) limits, NaN where the model has none."
-    if not hasattr(model, "predict_interval") or getattr(model, "members", 2) == 1: return np.full((len(s), n_targets, 2), np.nan)
+    if not hasattr(model, "predict_interval") or isinstance(model, MAXRegressor) and without_residuals(model): return np.full((len(s), n_targets, 2), np.nan)
     return np.reshape(model.predict_interval(s, coverage), (len(s), n_targets, 2))
 
 # %% ../nbs/09_evaluate.ipynb #1cc1551b
@@ -421,7 +427,7 @@ def _budget_point(estimator, spectra, target, budget, seed, test, by, adapt) -> 
     if not 2 <= n <= len(order): raise ValueError(f"budget {n} cannot be met: {len(order)} labels of {target!r} are left to train on; expected 2 to {len(order)}")
     train = _granted(spectra, target, held, order[:n], by, adapt)
     model = fit_on(seeded(estimator, seed), train, [target], None if by is None else train.column(by, whole=True).to_numpy())
-    y, p = spectra.info[target].to_numpy(float)[held], np.ravel(model.predict(spectra[held] if "targets" in model.get_params() else spectra.counts[held]))
+    y, p = spectra.info[target].to_numpy(float)[held], predict_on(model, spectra[held])[:, 0]
     m = train.info[target].mean()
     return dict(budget=n, seed=seed, **scores(y, p, m), r2_ln=ln_r2(y, p), protocol="adapted" if adapt else "strict")
 
@@ -472,7 +478,7 @@ def _new_core_point(name, estimator, spectra, target, group, labelled, core, n, 
     seen = np.ones(len(spectra), bool) if adapt else (group != core) | np.isin(np.arange(len(spectra)), granted)
     train = spectra.replaced(info=spectra.info.assign(**{target: y}))[seen]
     model = fit_on(seeded(estimator, seed), train, [target], group[seen])
-    truth, p = spectra.info[target].to_numpy(float)[test], np.ravel(model.predict(spectra[test] if "targets" in model.get_params() else spectra.counts[test]))
+    truth, p = spectra.info[target].to_numpy(float)[test], predict_on(model, spectra[test])[:, 0]
     return dict(name=name, core=core, budget=n, seed=seed, **scores(truth, p, train.info[target].mean()), r2_ln=ln_r2(truth, p), protocol="adapted" if adapt else "strict")
 
 # %% ../nbs/09_evaluate.ipynb #2f6db7c5
@@ -483,16 +489,12 @@ def plot_curve(curve: pd.DataFrame,     # name, seed, x and metric in columns
                x_title: str = "",       # "" : the name of the column
               ):                        # go.Figure
     "A score against anything: mean over seeds and a band of one standard deviation, a line a method."
-    from max_nb.plots import COLOURS, empty_figure, fade
+    from max_nb.plots import add_curves, empty_figure
     missing = {"name", "seed", x, metric} - set(curve)
     if missing: raise ValueError(f"the curve has no columns {sorted(missing)}; found {list(curve)}")
     fig = empty_figure(x_title or x, {"r2": "R²", "r2_ln": "R² of ln", "rmse": "RMSE, wt%"}.get(metric, metric), title, 420)
-    for i, (name, rows) in enumerate(curve.groupby("name", sort=False)):
-        by = rows.groupby([x, "seed"])[metric].mean().groupby(x)
-        at, mean, sd, colour = by.mean().index.to_numpy(), by.mean().to_numpy(), by.std().fillna(0).to_numpy(), COLOURS[i % len(COLOURS)]
-        fig.add_scatter(x=np.r_[at, at[::-1]], y=np.r_[mean + sd, (mean - sd)[::-1]], fill="toself", fillcolor=fade(colour, 0.13), line_width=0, mode="lines", hoverinfo="skip", showlegend=False)
-        fig.add_scatter(x=at, y=mean, mode="lines+markers", name=str(name), line=dict(color=colour, dash="solid" if i < len(COLOURS) else "dot"))
-    return fig.update_xaxes(tickvals=sorted(curve[x].unique())).update_layout(showlegend=True, legend=dict(orientation="v", x=1.02, xanchor="left", y=1, yanchor="top"))
+    by_seed = curve.groupby(["name", x, "seed"], sort=False)[metric].mean().reset_index()
+    return add_curves(fig, by_seed, x, metric).update_xaxes(tickvals=sorted(curve[x].unique())).update_layout(showlegend=True)
 
 # %% ../nbs/09_evaluate.ipynb #26d0bd40
 def mask_ratio_curve(spectra: Spectra,       # with the target in info
@@ -517,7 +519,6 @@ def mask_ratio_curve(spectra: Spectra,       # with the target in info
 def _pretrained_regressor(spectra, target, ratio, budget, test, by, preset, options, pretraining):
     "A function of the seed: pre-train on the training part of that seed, return a regressor that starts from there."
     from max_nb.pretrain import pretrain
-    from max_nb.regress import MAXRegressor
     def make(seed):
         held, order = budget_split(spectra, target, seed, test, by)
         train = _granted(spectra, target, held, order, by, False)
@@ -661,10 +662,17 @@ class NetworkSpace:
         with torch.no_grad(): return np.concatenate([f(counts[i:i + self.batch_size]).cpu().numpy() for i in range(0, len(counts), self.batch_size)])
 
 # %% ../nbs/09_evaluate.ipynb #a1d8232d
+class _Near:
+    "Distance to the nearest of some known spectra, in a space that embeds counts (B, C)."
+
+    def __init__(self, space, known: np.ndarray, neighbours: int = 5):
+        self.space, self.nearest = space, NearestNeighbors(n_neighbors=min(neighbours, len(known))).fit(space.embed(known))
+
+    def distance(self, counts: np.ndarray) -> np.ndarray: return self.nearest.kneighbors(self.space.embed(counts))[0].mean(axis=1)
+
 def _judge(space, known: np.ndarray, asked: np.ndarray, neighbours: int) -> np.ndarray:
     "(B, 2) distance to the nearest known spectra and reconstruction error."
-    nearest = NearestNeighbors(n_neighbors=min(neighbours, len(known))).fit(space.embed(known))
-    return np.column_stack([nearest.kneighbors(space.embed(asked))[0].mean(axis=1), space.error(asked)])
+    return np.column_stack([_Near(space, known, neighbours).distance(asked), space.error(asked)])
 
 def _judge_reference(make, known: np.ndarray, groups: np.ndarray, neighbours: int) -> np.ndarray:
     "(B, 2) the same for each reference spectrum, seen from other groups."
@@ -768,7 +776,7 @@ class ConformalByCore(RegressorMixin, BaseEstimator):
     def predict(self, X):
         "Wt% of the estimator that was fitted on everything: (B,) for one target, else (B, T)."
         check_is_fitted(self)
-        Y = self._predicted(self.model_, X)
+        Y = predict_on(self.model_, X)
         return Y[:, 0] if len(self.targets_) == 1 else Y
 
 # %% ../nbs/09_evaluate.ipynb #821c8118
@@ -776,21 +784,16 @@ def _fit(self, spectra: Spectra, groups):
     "A fitted clone of the estimator."
     return fit_on(self.estimator, spectra, self.targets_, groups)
 
-def _predicted(self, model, X) -> np.ndarray:
-    "(B, T) wt%."
-    counts = as_counts(X)
-    return np.reshape(model.predict(X if isinstance(X, Spectra) and "targets" in model.get_params() else counts), (len(counts), -1))
-
 def _near(self, counts, labelled):
     "Distances to labelled spectra, where they are wanted."
-    return _Near(counts, labelled) if "distance" in self.measures else None
+    return _Near(ComponentSpace(counts), counts[labelled]) if "distance" in self.measures else None
 
 def _measured_difficulty(self, model, near, X) -> np.ndarray:
     "(B, T, F) measures of difficulty."
     columns = dict(distance=lambda: np.repeat(near.distance(as_counts(X))[:, None], len(self.targets_), axis=1), spread=lambda: _member_spread(model, X))
     return np.stack([columns[m]() for m in self.measures], axis=-1) if self.measures else np.zeros((len(as_counts(X)), len(self.targets_), 0))
 
-ConformalByCore._fit, ConformalByCore._predicted, ConformalByCore._near, ConformalByCore._measured_difficulty = _fit, _predicted, _near, _measured_difficulty
+ConformalByCore._fit, ConformalByCore._near, ConformalByCore._measured_difficulty = _fit, _near, _measured_difficulty
 
 def _with_targets(X, Y: np.ndarray, targets: list) -> Spectra:
     "Spectra whose info holds these values of the targets."
@@ -799,18 +802,10 @@ def _with_targets(X, Y: np.ndarray, targets: list) -> Spectra:
 
 def _member_spread(model, X) -> np.ndarray:
     "(B, T) standard deviation over the members of an ensemble, on the target's scale."
-    from max_nb.regress import member_outputs
     if len(getattr(model, "members_", ())) < 2: raise ValueError(f"{type(model).__name__} has no members that could disagree; expected a MAXRegressor with members >= 2, or measures without 'spread'")
     return member_outputs(model, X).std(0)
 
-class _Near:
-    "Distance to the nearest spectra that were measured, in principal components of root shares."
 
-    def __init__(self, counts: np.ndarray, labelled: np.ndarray, neighbours: int = 5):
-        self.space = ComponentSpace(counts)
-        self.nearest = NearestNeighbors(n_neighbors=min(neighbours, int(labelled.sum()))).fit(self.space.embed(counts[labelled]))
-
-    def distance(self, counts: np.ndarray) -> np.ndarray: return self.nearest.kneighbors(self.space.embed(counts))[0].mean(axis=1)
 
 # %% ../nbs/09_evaluate.ipynb #83546386
 def _left_out(self, spectra: Spectra, Y: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
@@ -824,7 +819,7 @@ def _left_out(self, spectra: Spectra, Y: np.ndarray, groups) -> tuple[np.ndarray
     for k in range(fold.max() + 1):
         train, rows = fold != k, np.flatnonzero((fold == k) & measured)
         model, near = self._fit(spectra[train], None if groups is None else groups[train]), self._near(spectra.counts[train], measured[train])
-        P[rows], D[rows] = self._predicted(model, spectra[rows]), self._measured_difficulty(model, near, spectra[rows])
+        P[rows], D[rows] = predict_on(model, spectra[rows]), self._measured_difficulty(model, near, spectra[rows])
     return P, D
 
 ConformalByCore._left_out = _left_out

@@ -299,7 +299,7 @@ class Encoder(nn.Module):
         "patches (B, L, P), visible (B, L) bool -> tokens (B, 1 + K, D) with CLS first, index (B, K), valid (B, K)."
         if visible is None: visible = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
         index, valid = visible_index(visible)
-        x = self.patch_embed(patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))) + self.positions[1:][index]
+        x = self.patch_embed(take(patches, index)) + self.positions[1:][index]
         x = torch.cat([(self.cls_token + self.positions[0]).expand(len(x), -1, -1), x], 1)
         seen = None if bool(valid.all()) else F.pad(valid, (1, 0), value=True)
         for block in self.blocks: x = block(x, seen)

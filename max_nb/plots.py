@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'INK', 'MARKED', 'empty_figure', 'fade', 'strongest_lines', 'mark_lines', 'plot_spectra', 'hidden_runs',
            'plot_reconstruction', 'plot_history', 'value_range', 'thin', 'plot_downcore', 'plot_groups', 'agreement',
-           'plot_predicted', 'score_ranges', 'plot_scores', 'plot_budget', 'directions', 'plot_drivers',
+           'plot_predicted', 'score_ranges', 'plot_scores', 'add_curves', 'plot_budget', 'directions', 'plot_drivers',
            'plot_waterfall']
 
 # %% ../nbs/04_plots.ipynb #6d0f4b71
@@ -325,6 +325,19 @@ def _add_scores(fig, scores, ours, floor, col):
     fig.update_xaxes(range=[floor - 0.03 * (top - floor), right + 0.14 * (top - floor)], row=1, col=col)
 
 # %% ../nbs/04_plots.ipynb #29e1cf1c
+def add_curves(fig: go.Figure,
+               points: pd.DataFrame, # name, x and metric in columns, a row a run
+               x: str,               # column
+               metric: str,          # column
+              ) -> go.Figure:
+    "For each name a line through the means at each x, and a band of one standard deviation."
+    for i, (name, rows) in enumerate(points.groupby("name", sort=False)):
+        by, colour = rows.groupby(x)[metric], COLOURS[i % len(COLOURS)]
+        at, mean, sd = by.mean().index.to_numpy(), by.mean().to_numpy(), by.std().fillna(0).to_numpy()
+        fig.add_scatter(x=np.r_[at, at[::-1]], y=np.r_[mean + sd, (mean - sd)[::-1]], fill="toself", fillcolor=fade(colour, 0.13), line_width=0, mode="lines", hoverinfo="skip", showlegend=False)
+        fig.add_scatter(x=at, y=mean, mode="lines+markers", name=str(name), line=dict(color=colour, width=2, dash="solid" if i < len(COLOURS) else "dot"))
+    return fig.update_layout(legend=dict(orientation="v", x=1.02, xanchor="left", y=1, yanchor="top"))
+
 def plot_budget(curve: pd.DataFrame, # name, budget, seed and the metric: what `label_budget_curve` returns
                 metric: str = "r2",
                 title: str = "",
@@ -333,14 +346,9 @@ def plot_budget(curve: pd.DataFrame, # name, budget, seed and the metric: what `
     "Score against the number of labels: mean over seeds, band of one standard deviation."
     for name in ("name", "budget", metric): _need(curve, name)
     fig = empty_figure("laboratory values used", {"r2": "R²", "rmse": "RMSE, wt%"}.get(metric, metric), title, 420)
-    for i, (name, rows) in enumerate(curve.groupby("name", sort=False)):
-        by = rows.groupby("budget")[metric]
-        x, mean, sd, colour = by.mean().index.to_numpy(), by.mean().to_numpy(), by.std().fillna(0).to_numpy(), COLOURS[i % len(COLOURS)]
-        fig.add_scatter(x=np.r_[x, x[::-1]], y=np.r_[mean + sd, (mean - sd)[::-1]], fill="toself", fillcolor=fade(colour, 0.13), line_width=0, mode="lines", hoverinfo="skip", showlegend=False)
-        fig.add_scatter(x=x, y=mean, mode="lines+markers", name=str(name), line=dict(color=colour, width=2, dash="solid" if i < len(COLOURS) else "dot"))
     ticks = sorted(curve["budget"].unique())
     if metric == "r2": fig.update_yaxes(range=[max(floor, curve[metric].min() - 0.1), min(1.0, curve[metric].max() + 0.1)])
-    return fig.update_xaxes(type="log", tickvals=ticks, ticktext=[str(t) for t in ticks]).update_layout(legend=dict(orientation="v", x=1.02, xanchor="left", y=1, yanchor="top"))
+    return add_curves(fig, curve, "budget", metric).update_xaxes(type="log", tickvals=ticks, ticktext=[str(t) for t in ticks])
 
 # %% ../nbs/04_plots.ipynb #c5f7d59b
 def directions(values: np.ndarray,   # (B, G) wt% that each group adds to each sample

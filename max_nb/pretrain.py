@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_pretrain.ipynb #38bdcf86
 from __future__ import annotations
-import hashlib, itertools, json, math, os, re, signal, threading, time, warnings
+import functools, hashlib, itertools, json, math, os, re, signal, threading, time, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
@@ -157,6 +157,7 @@ def draw_batch(
     return pick(counts, batch_rows(len(counts), step, settings)), generator
 
 # %% ../nbs/06_pretrain.ipynb #25221b79
+@functools.cache
 def element_patches(
     config: MAXConfig,
     least: float = 0.02, # lines weaker than this, relative to the strongest of their series, do not count
@@ -169,12 +170,13 @@ def element_patches(
     groups[lines["element"].factorize()[0], config.axis.channel_of(lines["energy_kev"].to_numpy()) // config.patch_size] = True
     return groups
 
-HIDE = {"patches": lambda config: torch.eye(config.n_patches, dtype=torch.bool), "bands": lambda config: bands(config.n_patches, 4), "elements": element_patches}
+HIDE = {"patches": lambda n, config, *how: random_mask(n, config.n_patches, *how),
+        "bands": lambda n, config, *how: grouped_mask(n, bands(config.n_patches, 4), *how),
+        "elements": lambda n, config, *how: grouped_mask(n, element_patches(config), *how)}
 
 def draw_mask(n: int, config: MAXConfig, settings: PretrainSettings, generator: torch.Generator) -> Tensor:
     "(n, L) bool: what a batch hides."
-    if settings.hide == "patches": return random_mask(n, config.n_patches, settings.mask_ratio, generator)
-    return grouped_mask(n, HIDE[settings.hide](config), settings.mask_ratio, generator)
+    return HIDE[settings.hide](n, config, settings.mask_ratio, generator)
 
 # %% ../nbs/06_pretrain.ipynb #7d383251
 def steps_per_epoch(n: int, batch_size: int) -> int:

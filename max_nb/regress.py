@@ -29,10 +29,10 @@ __all__ = ['STRETCH', 'TUNES', 'FULL_FROM', 'ADAPT_STEPS', 'WATCH_FROM', 'WATCH_
            'labelled_rows', 'groups_of', 'starting_model', 'on_an_axis', 'on_its_axis', 'axis_found', 'check_axis',
            'adapted', 'check_scans', 'check_options', 'MAXRegressor', 'chosen_tune', 'train_members', 'learned_by',
            'frozen_members', 'with_head', 'member_settings', 'train_member', 'member_outputs', 'outputs_of',
-           'left_out_residuals', 'equal_weights', 'predict_interval', 'target_interval', 'embedding', 'left_one_out',
-           'kernels', 'best_kernel', 'honest_errors', 'fit_correction', 'corrected', 'calibrate', 'widened',
-           'with_errors', 'save', 'plain', 'description', 'load', 'restore_fitted', 'load_members', 'fixed_scale',
-           'from_xpt', 'xpt_network']
+           'left_out_residuals', 'equal_weights', 'predict_interval', 'without_residuals', 'target_interval',
+           'embedding', 'left_one_out', 'kernels', 'best_kernel', 'honest_errors', 'fit_correction', 'corrected',
+           'calibrate', 'widened', 'with_errors', 'save', 'plain', 'description', 'load', 'restore_fitted',
+           'load_members', 'fixed_scale', 'from_xpt', 'xpt_network']
 
 # %% ../nbs/07_regress.ipynb #17be3877
 STRETCH = {"linear": (lambda y, floor: y, lambda z: z),
@@ -649,10 +649,13 @@ def predict_interval(self,
 ) -> np.ndarray:             # (B, T, 2) wt%
     "CV+ interval, groups weighted equally. ValueError for a model without left-out residuals (members=1, or published weights)."
     if not 0 < coverage < 1: raise ValueError(f"coverage is {coverage}; expected a share between 0 and 1")
-    z = member_outputs(self, X)
-    lacking = [name for name, r in zip(self.targets_, self.residuals_.T) if not np.isfinite(r).any()]
+    z, lacking = member_outputs(self, X), without_residuals(self)
     if lacking: raise ValueError(f"this model has no left-out residuals of {', '.join(lacking)} to make intervals of; expected a fit with members >= 2, or a model calibrated on a core")
     return np.stack([target_interval(self, z[..., t], t, coverage) for t in range(z.shape[-1])], 1)
+
+def without_residuals(est: MAXRegressor) -> list[str]:
+    "Targets that no interval can be made for."
+    return [name for name, r in zip(est.targets_, est.residuals_.T) if not np.isfinite(r).any()]
 
 def target_interval(est: MAXRegressor, z: np.ndarray, t: int, coverage: float) -> np.ndarray:
     "z (K, B) -> (B, 2) wt% for target number t."
