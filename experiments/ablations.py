@@ -28,10 +28,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from label_efficiency import DATA, HERE
+from label_efficiency import DATA, HERE, markdown
 from max_nb.energy import EnergyAxis
-from max_nb.mae import MAX, Encoder, MAEOutput, as_tensor, check_mask, masked_mse, patchify, preset_config, take, visible_index
+from max_nb.mae import MAX, REFERENCE_TOTAL, Encoder, MAEOutput, Normaliser, as_tensor, check_mask, masked_mse, patchify, preset_config, take, visible_index
 from max_nb.pretrain import PretrainSettings, as_model, informative_patches, on_axis, pretrain, published_config, reconstruction_r2, steps_per_epoch
+from max_nb.regress import ridge_head
 from max_nb.simulate import random_regions, simulate_archive
 from max_nb.spectra import Spectra, write_atomically
 
@@ -237,7 +238,6 @@ def tokens(model: MAX, s: Spectra) -> np.ndarray:
 
 def few_label_errors(data: str, parts: dict, features: dict, seed: int) -> dict:
     "RMSE of ln y by target and part, mean over the draws."
-    from sklearn.linear_model import RidgeCV
     result = {}
     for target, n in FEW[data].items():
         y = {k: s.info[target].to_numpy(float) for k, s in parts.items()}
@@ -245,15 +245,13 @@ def few_label_errors(data: str, parts: dict, features: dict, seed: int) -> dict:
         known = np.flatnonzero(np.isfinite(y["train"]))
         for draw in range(DRAWS):
             rows = np.random.default_rng((seed, draw)).choice(known, min(n, len(known)), replace=False)
-            x = features["train"][rows]
-            mean, std = x.mean(0), x.std(0) + 1e-6
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                ridge = RidgeCV(np.logspace(-1, 6, 15)).fit((x - mean) / std, np.log(np.maximum(y["train"][rows], floor)))
+                weight, bias = ridge_head(features["train"][rows], np.log(np.maximum(y["train"][rows], floor)), np.ones(len(rows)))
             for part in ("near", "unseen"):
                 there = np.isfinite(y[part])
                 truth, low, high = np.log(np.maximum(y[part][there], floor)), *np.quantile(np.log(np.maximum(y["train"][known], floor)), (0, 1))
-                guess = ridge.predict((features[part][there] - mean) / std).clip(low - 1, high + 1)
+                guess = (features[part][there] @ weight + bias).clip(low - 1, high + 1)
                 result.setdefault(f"{target}, {part}", []).append(float(np.sqrt(np.mean((guess - truth) ** 2))))
     return {k: float(np.mean(v)) for k, v in result.items()}
 
@@ -261,12 +259,11 @@ def few_label_errors(data: str, parts: dict, features: dict, seed: int) -> dict:
 @torch.no_grad()
 def ceiling(model: MAX, s: Spectra, known: Spectra) -> float:
     "The R2 that a guess of the true expected counts would have: counting noise is 1/4 in square roots of counts."
-    from max_nb.mae import Normaliser
     n, c = model.config.n_window, model.config
     counts, reference = (as_tensor(x.counts, c)[:, :n] for x in (s, known))
     judge = Normaliser("sqrt-channel", n)
     judge.learn(reference)
-    noise = 0.25 * 1e6 / counts.sum(1, keepdim=True) / judge.std**2
+    noise = 0.25 * REFERENCE_TOTAL / counts.sum(1, keepdim=True) / judge.std**2
     scored = informative_patches(as_tensor(known.counts, c), c).repeat_interleave(c.patch_size)
     return float(1 - noise[:, scored].sum() / (judge(counts) - judge(reference).mean(0))[:, scored].square().sum())
 
@@ -349,11 +346,6 @@ def changes(table: pd.DataFrame, data: str) -> pd.DataFrame:
     return pd.DataFrame(out).T
 
 
-def markdown(table: pd.DataFrame) -> str:
-    rows = [["", *table.columns], ["---"] * (1 + len(table.columns)), *([name, *map(str, row)] for name, row in zip(table.index, table.to_numpy()))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
 def tables(a) -> None:
     table = collect(a)
     write_atomically(HERE / "ablations.csv", lambda p: table.to_csv(p, index=False, float_format="%.4f"))
@@ -361,7 +353,7 @@ def tables(a) -> None:
         if (table["data"] == data).any():
             own = table[(table["data"] == data) & (table["variant"] == "default")].select_dtypes("number").drop(columns=["seed", "seconds"]).mean().dropna()
             print(f"\n## {data}, {a.spectra} spectra seen\n\nDefault: " + ", ".join(f"{k} {v:.3f}" for k, v in own.items()) + "\n")
-            print(markdown(changes(table, data)))
+            print(markdown(changes(table, data).reset_index(names="")))
 
 
 def main():

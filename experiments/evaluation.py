@@ -13,23 +13,22 @@ Protocols: *strict*: spectra of the test part are seen by nobody in any form. *a
 Each cell (part, target, method, seed, labels) is one file in `out/evaluation/cells`, written in one step. Nothing is chosen by what comes out.
 """
 import argparse
-import inspect
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from label_efficiency import DATA, HERE, markdown
 from max_nb.baselines import rivals
 from max_nb.evaluate import budget_split, cross_validate_by_core, label_budget_curve, ln_r2, new_core_curve, paired_bootstrap, paired_gain, scores
 from max_nb.mae import MAX
 from max_nb.pretrain import pretrain
 from max_nb.regress import MAXRegressor
+from max_nb.scanners import join_labels
 from max_nb.simulate import laboratory_table, random_regions, simulate_archive
 from max_nb.spectra import Spectra, write_atomically
 
-HERE = Path(__file__).parent
-DATA = HERE.parent.parent / "shared" / "real" / "marine_sediments.parquet"
 PARTS = ("labels", "provinces", "transfer")
 TARGETS = ("CaCO3", "TOC")
 BUDGETS = {"TOC": (32, 55, 110, None), "CaCO3": (8, 13, 26, None)}  # 55 of 165 and 13 of 39: one third
@@ -48,11 +47,6 @@ ADAPTED_RIVALS = ("NMF+SVR", "extra trees")             # whose features can mak
 LEAN = dict(members=1)                                  # single networks; the rivals are single models too
 
 
-def known_options(options: dict) -> bool:
-    "Does this version of MAXRegressor have these options?"
-    return set(options) <= set(inspect.signature(MAXRegressor.__init__).parameters)
-
-
 def methods(a, part: str) -> dict:
     "name -> function (seed, targets) that makes an estimator, of the methods that take part."
     def network(options):
@@ -60,7 +54,7 @@ def methods(a, part: str) -> dict:
             given = dict(options, pretrained=MAX.from_pretrained(encoder_folder(a, seed))) if options.get("pretrained") == "real" else options
             return MAXRegressor(targets=targets, seed=seed, **{**LEAN, **a.network, **given})
         return make
-    found = {name: network(options) for name, options in NETWORKS.items() if known_options(options)}
+    found = {name: network(options) for name, options in NETWORKS.items()}
     found |= {name: (lambda seed, targets, name=name: rivals(targets, seed, networks=True)[name]) for name in rivals(networks=True)}
     if part != "labels":
         found |= {f"{name}, adapted": found[name] for name in ADAPTED_RIVALS}
@@ -86,11 +80,7 @@ def seas(a, seed: int) -> Spectra:
     "Five seas, 30 cores, ten samples of each in the laboratory; the shipped weights have not seen these seas."
     archive = simulate_archive(a.cores, a.per_core, seed=9000 + seed, regions=random_regions(5, seed=9000 + seed), progress=False)
     table = laboratory_table(archive, per_core=10, seed=seed)
-    depth = archive.info.groupby("core").depth_mm
-    values = archive.info[["core", "depth_mm"]].merge(table.drop_duplicates(["core", "depth_mm"]), on=["core", "depth_mm"], how="left")[list(TARGETS)]
-    if values.notna().any(axis=1).sum() < 0.9 * len(table):
-        raise SystemExit(f"{int(values.notna().any(axis=1).sum())} of {len(table)} laboratory samples found their spectrum; expected nearly all ({depth.ngroups} cores)")
-    return archive.replaced(info=archive.info[["core", "region", "depth_mm"]].assign(**values))
+    return join_labels(archive.replaced(info=archive.info[["core", "region", "depth_mm"]]), table)
 
 
 # pre-training on the real training part of a seed
@@ -163,11 +153,6 @@ def pm(values) -> str:
     return f"{v.mean():.2f} ± {v.std(ddof=1):.2f}" if len(v) > 1 else f"{v.mean():.2f}"
 
 
-def markdown(rows: pd.DataFrame) -> str:
-    lines = ["| " + " | ".join(map(str, rows.columns)) + " |", "|" + "---|" * rows.shape[1]]
-    return "\n".join(lines + ["| " + " | ".join("" if v != v else str(v) for v in r) + " |" for r in rows.to_numpy(dtype=object)])
-
-
 def label_rows(a) -> tuple[pd.DataFrame, list[str]]:
     "ln R2 by number of labels; the pre-trained network with a third of the labels against the one from scratch with all."
     curve = collected(a, "labels")
@@ -191,7 +176,7 @@ def fold_rows(a, part: str) -> tuple[pd.DataFrame, list[str]]:
     table = collected(a, part)
     if table.empty:
         return table, []
-    each = table.groupby(["target", "name", "seed"]).apply(lambda t: pd.Series(dict(rmse=scores(t.measured, t.predicted)["rmse"], r2=scores(t.measured, t.predicted)["r2"], r2_ln=ln_r2(t.measured.clip(lower=0.01).to_numpy(), t.predicted.to_numpy()))), include_groups=False).reset_index()
+    each = table.groupby(["target", "name", "seed"]).apply(lambda t: pd.Series(scores(t.measured, t.predicted) | dict(r2_ln=ln_r2(t.measured.clip(lower=0.01).to_numpy(), t.predicted.to_numpy()))), include_groups=False).reset_index()
     rows = each.groupby(["target", "name"])[["rmse", "r2", "r2_ln"]].agg(pm).reset_index()
     rows["order"] = each.groupby(["target", "name"]).rmse.mean().to_numpy()
     said = []
@@ -277,9 +262,8 @@ def main():
     from importlib.util import find_spec
     from joblib import Parallel, delayed
     a.chemomae = find_spec("chemomae") is not None
-    left_out = [n for n, o in NETWORKS.items() if not known_options(o)] + ([] if a.chemomae else ["ChemoMAE + ridge: pip install 'max_nb[chemomae]'"])
-    if left_out:
-        print("left out, as this version or environment does not have it:", "; ".join(left_out), flush=True)
+    if not a.chemomae:
+        print("left out, as the package is not installed: ChemoMAE + ridge: pip install 'max_nb[chemomae]'", flush=True)
     if a.stage != "report":
         if "labels" in a.parts and (not a.methods or "MAX, real" in a.methods):
             Parallel(n_jobs=a.jobs)(delayed(pretrain_one)(a, seed) for seed in range(a.seeds))

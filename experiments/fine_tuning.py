@@ -18,13 +18,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from label_efficiency import DATA, HERE
 from max_nb.evaluate import budget_split, ln_r2
 from max_nb.regress import MAXRegressor
 from max_nb.simulate import random_regions, simulate_archive
 from max_nb.spectra import Spectra
 
-HERE = Path(__file__).parent
-DATA = HERE.parent.parent / "shared" / "real" / "marine_sediments.parquet"
 ARMS = {"frozen": dict(tune="frozen"), "partial": dict(tune="partial"), "full": dict(tune="full", early_stopping=False), "lora": dict(tune="lora"),
         "full, stopped early": dict(tune="full", early_stopping=True), "frozen, adapted": dict(tune="frozen", adapt=True)}
 ALL = 10_000  # every label there is

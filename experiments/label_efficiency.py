@@ -92,6 +92,12 @@ def collect(a) -> pd.DataFrame:
     return pd.concat([pd.read_csv(p) for p in cells], ignore_index=True)
 
 
+def markdown(rows: pd.DataFrame) -> str:
+    "A table as Markdown, without its index; what is missing stays empty."
+    lines = ["| " + " | ".join(map(str, rows.columns)) + " |", "|" + "---|" * rows.shape[1]]
+    return "\n".join(lines + ["| " + " | ".join("" if v != v else str(v) for v in row) + " |" for row in rows.to_numpy(dtype=object)])
+
+
 def table(cells: pd.DataFrame) -> pd.DataFrame:
     "Mean and standard deviation over seeds of ln R2, a column for each number of labels."
     grouped = cells.assign(labels=cells.labels.astype(str)).groupby(["split", "protocol", "name", "labels"]).r2_ln

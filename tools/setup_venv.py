@@ -78,7 +78,7 @@ def install_torch():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("extras", nargs="*", help="extras of this package: lab, dev, docs, pdz, chemomae")
+    parser.add_argument("extras", nargs="*", help="extras of this package, as named in setup.py")
     extras = parser.parse_args().extras
     make_venv()
     install_torch()
