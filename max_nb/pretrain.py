@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools, hashlib, itertools, json, math, os, re, signal, threading, time, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,12 @@ __all__ = ['HIDE', 'KEPT', 'SAVE_EVERY_S', 'STATISTICS_OF', 'mixing_weights', 'r
            'draw_mask', 'steps_per_epoch', 'rate_at', 'shares', 'add_gradients', 'check_loss', 'train_step',
            'make_optimizer', 'Trainer', 'content_sha256', 'checkpoint_state', 'previous', 'write_rotating',
            'save_checkpoint', 'BrokenCheckpoint', 'load_checkpoint', 'newest_whole', 'restore', 'sweep_up',
-           'patient_interrupt', 'close_epoch', 'show', 'one_step', 'stop_if_asked', 'run_steps', 'PretrainRun',
-           'default_epochs', 'as_model', 'on_axis', 'check_spectra', 'check_masks', 'make_accelerator', 'make_trainer',
-           'finish', 'as_settings', 'in_processes', 'one_of_several', 'pretrain', 'preview', 'informative_patches',
-           'as_seen', 'reconstruction_r2', 'published_config', 'pretrain_as_published', 'sweep_cells', 'cell_name',
-           'cell_recipe', 'held_out_r2', 'read_cell', 'run_cell', 'sweep', 'plot_sweep']
+           'patient_interrupt', 'close_epoch', 'show', 'fitting_step', 'check_divisible', 'release_memory', 'one_step',
+           'stop_if_asked', 'run_steps', 'PretrainRun', 'default_epochs', 'as_model', 'on_axis', 'check_spectra',
+           'check_masks', 'best_precision', 'make_accelerator', 'make_trainer', 'finish', 'as_settings', 'in_processes',
+           'one_of_several', 'pretrain', 'preview', 'informative_patches', 'as_seen', 'reconstruction_r2',
+           'published_config', 'pretrain_as_published', 'sweep_cells', 'cell_name', 'cell_recipe', 'held_out_r2',
+           'read_cell', 'run_cell', 'sweep', 'plot_sweep']
 
 # %% ../nbs/06_pretrain.ipynb #cdb40fc1
 def mixing_weights(
@@ -112,8 +113,8 @@ class PretrainSettings:
     seed: int = 0
     hide: str = field(default="patches", repr=False) # what is hidden together: one of HIDE
     wander: float = field(default=0.0, repr=False) # with `augment`: drift of the energy scale, standard deviation in channels
-    mixed_precision: str = field(default="no", repr=False) # "no", "bf16" or "fp16" (GPU only)
-    accumulate: int = field(default=1, repr=False) # parts that each batch is worked through in
+    mixed_precision: str = field(default="no", repr=False) # "no", "bf16", "fp16" (GPU only), or "auto": what the GPU does best, "no" without one
+    accumulate: int = field(default=1, repr=False) # parts that each batch is worked through in, at least
 
     @classmethod
     def published(cls, **changes):
@@ -135,7 +136,7 @@ def check_settings(s: PretrainSettings) -> None:
     need(isinstance(s.seed, (int, np.integer)) and 0 <= s.seed < 2**36, "seed", "a whole number from 0 to 2**36")
     need(s.hide in HIDE, "hide", f"one of {list(HIDE)}")
     need(number("wander") and s.wander >= 0, "wander", "a number of channels, at least 0")
-    need(s.mixed_precision in ("no", "bf16", "fp16"), "mixed_precision", "'no', 'bf16' or 'fp16'")
+    need(s.mixed_precision in ("no", "bf16", "fp16", "auto"), "mixed_precision", "'no', 'bf16', 'fp16' or 'auto'")
 
 # %% ../nbs/06_pretrain.ipynb #deb78d62
 def batch_rows(n: int, step: int, settings: PretrainSettings) -> Tensor:
@@ -229,12 +230,12 @@ def check_loss(loss: float, norm: float, step: int, n: int, s: PretrainSettings)
                              f"look at these spectra with `draw_batch(counts, {step}, settings)`" + ("" if s.mixed_precision == "no" else ", or mixed_precision='no'"))
 
 # %% ../nbs/06_pretrain.ipynb #15aba69d
-def train_step(model, optimizer, accelerator, counts: np.ndarray | Tensor, step: int, total: int, settings: PretrainSettings) -> float:
-    "One optimisation step; returns the loss. FloatingPointError, with nothing changed, where it is not finite."
+def train_step(model, optimizer, accelerator, counts: np.ndarray | Tensor, step: int, total: int, settings: PretrainSettings, accumulate: int | None = None) -> float:
+    "One optimisation step, the batch in so many parts (None: as set); returns the loss. FloatingPointError, with nothing changed, where it is not finite."
     for group in optimizer.param_groups: group["lr"] = rate_at(step, total, settings.learning_rate, settings.warmup)
     batch, generator = draw_batch(counts, step, settings)
     mask = draw_mask(len(batch), accelerator.unwrap_model(model).config, settings, generator)
-    loss = add_gradients(model, accelerator, batch, mask, settings.accumulate)
+    loss = add_gradients(model, accelerator, batch, mask, accumulate or settings.accumulate)
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
     loss, norm = torch.stack([loss.float(), norm.float()]).tolist()
     check_loss(loss, 0.0 if accelerator.scaler else norm, step, len(counts), settings)
@@ -264,6 +265,7 @@ class Trainer:
     step: int = 0                # steps done
     history: list = field(default_factory=list)  # a row for each finished epoch
     losses: list = field(default_factory=list)   # of the running epoch
+    accumulate: int = 1   # parts that each batch is worked through in, by now
     seconds: float = 0.0         # time spent, earlier parts of a resumed run included
     on_epoch: Callable | None = None # called with the PretrainRun so far after each epoch
 
@@ -392,11 +394,34 @@ def show(t: Trainer) -> None:
     try: t.on_epoch(PretrainRun(model, pd.DataFrame(t.history), t.settings))
     finally: t.model.train()
 
+# %% ../nbs/06_pretrain.ipynb #9e4c90a1
+def fitting_step(t: Trainer) -> float:
+    "`train_step` in as many parts as memory needs: they are doubled until the step fits. Returns the loss. RuntimeError where single spectra do not fit, or one of several processes runs out."
+    while True:
+        try: return train_step(t.model, t.optimizer, t.accelerator, t.counts, t.step, t.total, t.settings, t.accumulate)
+        except RuntimeError as e:
+            check_divisible(t, e)
+            said = f"step {t.step} did not fit into memory in {t.accumulate} part(s) of the batch of {t.settings.batch_size}; going on with {2 * t.accumulate}"
+        release_memory(t); t.accumulate *= 2
+        warnings.warn(said, stacklevel=2)
+
+def check_divisible(t: Trainer, e: RuntimeError) -> None:
+    "Raise what cannot be helped by smaller parts."
+    from accelerate.utils.memory import should_reduce_batch_size
+    if not should_reduce_batch_size(e): raise e
+    if t.accelerator.num_processes > 1: raise RuntimeError(f"a process ran out of memory at step {t.step}; expected the batch of {t.settings.batch_size} in more parts: accumulate={2 * t.accumulate}") from e
+    if t.accumulate >= t.settings.batch_size: raise RuntimeError(f"a single spectrum does not fit into memory at step {t.step}; expected a smaller model than {t.model.config.embed_dim} wide and {t.model.config.depth} deep") from e
+
+def release_memory(t: Trainer) -> None:
+    "Forget half-made gradients, and give back what the device's allocator keeps."
+    from accelerate.utils.memory import clear_device_cache
+    t.optimizer.zero_grad(); clear_device_cache(garbage_collection=True)
+
 # %% ../nbs/06_pretrain.ipynb #255987b9
 def one_step(t: Trainer) -> None:
     "Train one step and keep the books."
     began = time.monotonic()
-    t.losses.append(train_step(t.model, t.optimizer, t.accelerator, t.counts, t.step, t.total, t.settings))
+    t.losses.append(fitting_step(t))
     t.step += 1; t.seconds += time.monotonic() - began
     close_epoch(t)
 
@@ -469,6 +494,12 @@ def check_masks(config, settings: PretrainSettings) -> None:
     seen = int(config.n_patches * (1 - settings.mask_ratio))
     if not 0 < seen < config.n_patches: raise ValueError(f"mask_ratio is {settings.mask_ratio}, which hides {config.n_patches - seen} of the model's {config.n_patches} patches; expected at least one hidden and one visible")
 
+# %% ../nbs/06_pretrain.ipynb #f7ea6b25
+def best_precision() -> str:
+    "\"bf16\" where the GPU multiplies in it, else \"fp16\" on a GPU, else \"no\"."
+    if not torch.cuda.is_available(): return "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
 # %% ../nbs/06_pretrain.ipynb #7baf685c
 def make_accelerator(settings: PretrainSettings, log_with=None, out=None):
     "accelerate's Accelerator for these settings. ValueError for a tracker that is unknown or not installed, and for fp16 without a GPU."
@@ -490,7 +521,7 @@ def make_trainer(model: MAX, counts: np.ndarray, settings: PretrainSettings, out
     arithmetic = {f.name: getattr(settings, f.name) for f in fields(settings) if not f.repr and getattr(settings, f.name) != f.default}
     accelerator = make_accelerator(settings, log_with, out)
     prepared, optimizer = accelerator.prepare(model.train(), make_optimizer(model, settings))
-    return Trainer(prepared, optimizer, accelerator, counts, settings, identity | arithmetic, Path(out) / "checkpoint.pt" if out else None, on_epoch=on_epoch)
+    return Trainer(prepared, optimizer, accelerator, counts, settings, identity | arithmetic, Path(out) / "checkpoint.pt" if out else None, accumulate=settings.accumulate, on_epoch=on_epoch)
 
 # %% ../nbs/06_pretrain.ipynb #fd45ad7d
 def finish(t: Trainer, out) -> PretrainRun:
@@ -554,6 +585,7 @@ def pretrain(
     counts = as_counts(spectra)
     settings = as_settings(settings, len(counts), epochs, mask_ratio, batch_size, seed, more)
     check_spectra(counts, settings)
+    if settings.mixed_precision == "auto": settings = replace(settings, mixed_precision=best_precision())
     if processes != 1: return in_processes(processes, spectra, out, on_epoch, model_or_preset=model_or_preset, resume=resume, progress=progress, settings=settings, config=config, log_with=log_with)
     trainer = make_trainer(as_model(model_or_preset, spectra, settings.seed, config), counts, settings, out, log_with, on_epoch)
     if trainer.accelerator.is_main_process: sweep_up(trainer.checkpoint)

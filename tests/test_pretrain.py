@@ -18,7 +18,7 @@ from hypothesis import given, settings, strategies as st
 
 from max_nb.energy import EnergyAxis
 from max_nb.mae import MAX, MAXConfig, random_mask
-from max_nb.pretrain import (PretrainSettings, add_gradients, as_model, batch_rows, check_settings, default_epochs, draw_batch, drift, held_out_r2, load_checkpoint, make_trainer, mix_and_recount,
+from max_nb.pretrain import (PretrainSettings, add_gradients, as_model, batch_rows, best_precision, check_settings, default_epochs, draw_batch, drift, held_out_r2, load_checkpoint, make_trainer, mix_and_recount,
                              mixing_weights, one_step, pick, pretrain, pretrain_as_published, previous, rate_at, reconstruction_r2, save_checkpoint, shares, sweep)
 from max_nb.simulate import simulate_archive
 from max_nb.spectra import Spectra
@@ -809,3 +809,40 @@ def test_what_other_processes_cannot_do_is_refused(options, message):
     s = simulate_archive(n_cores=1, n_per_core=4, seed=1, progress=False)
     with pytest.raises(ValueError, match=message):
         pretrain(s, epochs=1, progress=False, **options)
+
+
+def in_little_room(m, room, said="CUDA out of memory. Tried to allocate 2 GiB"):
+    "A model that runs out of memory with more than `room` spectra at a time."
+    forward = m.forward
+    def small(counts, **how):
+        if len(counts) > room:
+            raise torch.OutOfMemoryError(said)
+        return forward(counts, **how)
+    m.forward = small
+    return m
+
+
+def test_a_batch_that_does_not_fit_is_worked_through_in_parts():
+    recipe = PretrainSettings(epochs=2, batch_size=8)
+    whole = pretrain(spectra(), model(), settings=recipe, progress=False)
+    with pytest.warns(UserWarning, match="step 0 did not fit into memory in 2 part.* going on with 4"):
+        parts = pretrain(spectra(), in_little_room(model(), 2), settings=recipe, progress=False)
+    np.testing.assert_allclose(parts.history.loss, whole.history.loss, rtol=1e-4)
+
+
+def test_a_spectrum_that_does_not_fit_and_another_error_are_not_tried_again():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(RuntimeError, match="a single spectrum does not fit into memory at step 0; expected a smaller model"):
+            pretrain(spectra(), in_little_room(model(), 0), epochs=1, batch_size=4, progress=False)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        pretrain(spectra(), in_little_room(model(), 0, "device-side assert"), epochs=1, batch_size=4, progress=False)
+
+
+def test_automatic_precision_is_what_the_device_does_best(monkeypatch):
+    run = pretrain(spectra(), model(), epochs=1, batch_size=4, mixed_precision="auto", progress=False)
+    assert run.settings.mixed_precision == ("no" if not torch.cuda.is_available() else best_precision())
+    for has, bf16, expected in ((False, False, "no"), (True, False, "fp16"), (True, True, "bf16")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: has)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+        assert best_precision() == expected
