@@ -25,7 +25,7 @@ __all__ = ['NORMALISATIONS', 'REFERENCE_TOTAL', 'PRESETS', 'PRESET_WINDOW_KEV', 
            'check_mask', 'visible_index', 'sincos_positions', 'Attention', 'take', 'MLP', 'Block', 'MAXConfig',
            'check_config', 'Normalisation', 'channel_statistics', 'Normaliser', 'Encoder', 'Decoder', 'MAEOutput',
            'initialise', 'as_tensor', 'check_shape', 'MAX', 'masked_mse', 'whole', 'encode', 'reconstruct',
-           'preset_config', 'from_preset', 'save_pretrained', 'load_strictly', 'find_file', 'read_config',
+           'preset_config', 'from_preset', 'save_pretrained', 'stored', 'load_strictly', 'find_file', 'read_config',
            'config_from', 'shipped_names', 'find_pretrained', 'read_card', 'file_sums', 'check_sums',
            'read_safetensors', 'from_pretrained', 'list_pretrained', 'listed', 'load_pretrained', 'xpt_encoder',
            'xpt_decoder', 'read_xpt', 'check_positions', 'from_xpt']
@@ -494,14 +494,21 @@ def from_preset(cls,
 MAX.from_preset = classmethod(from_preset)
 
 # %% ../nbs/05_mae.ipynb #d7525ef3
-def save_pretrained(self: MAX, folder) -> Path:
+def save_pretrained(self: MAX,
+    folder,
+    half: bool = False, # weights in 16 bits, half the size; channel statistics stay in 32
+) -> Path:              # the folder
     "Write `config.json` and `model.safetensors` into `folder`."
     from safetensors.torch import save_file
     folder = Path(folder)
     (folder / CARD).unlink(missing_ok=True)  # it spoke of the weights that were here
-    write_atomically(folder / "model.safetensors", lambda p: save_file({k: v.contiguous() for k, v in self.state_dict().items()}, p))
+    write_atomically(folder / "model.safetensors", lambda p: save_file({k: stored(k, v, half) for k, v in self.state_dict().items()}, p))
     write_atomically(folder / "config.json", lambda p: p.write_text(json.dumps(asdict(self.config), indent=1)))
     return folder
+
+def stored(name: str, v: Tensor, half: bool) -> Tensor:
+    "A tensor of the model as it goes to the file."
+    return (v.half() if half and not name.startswith("normaliser.") else v).contiguous()
 
 MAX.save_pretrained = save_pretrained
 

@@ -1,6 +1,7 @@
 """Train the weights that come with the package, on simulated archives alone, and write them with their card into max_nb/pretrained/.
 
     python tools/train_shipped.py max-tiny-sim                  # goes on where it stopped; 7 to 10 minutes on a core that it has for itself
+    python tools/train_shipped.py max-small-sim                 # the same for the larger one: under an hour
     python tools/train_shipped.py max-tiny-sim --stage card     # metrics, card and weights again, from a training that is done
 
 The archive (180 cores from as many seas, as Parquet), checkpoints and history are kept in `--work`. Start afresh (another folder) when
@@ -45,9 +46,10 @@ class Recipe:
     batch_size: int = 64
     learning_rate: float = 1e-3
     seed: int = 0         # of seas, spectra, weights, mixtures and masks
+    half: bool = False    # weights kept in 16 bits
 
 
-RECIPES = {"max-tiny-sim": Recipe("tiny")}
+RECIPES = {"max-tiny-sim": Recipe("tiny"), "max-small-sim": Recipe("small", steps=3000, learning_rate=5e-4, half=True)}
 
 
 def version() -> str:
@@ -103,7 +105,7 @@ def card(name: str, r: Recipe, model: MAX, work: Path) -> dict:
 
 def ship(name: str, r: Recipe, work: Path, target: Path) -> dict:
     "Write weights, configuration and card into the package; the metrics are those of what is written."
-    MAX.from_pretrained(work).save_pretrained(target)
+    MAX.from_pretrained(work).save_pretrained(target, r.half)
     (target / "model.safetensors").chmod(0o644)
     said = card(name, r, MAX.from_pretrained(target), work) | dict(sha256=file_sums(target))
     write_atomically(target / CARD, lambda p: p.write_text(json.dumps(said, indent=1) + "\n"))
@@ -117,7 +119,7 @@ def main():
     parser.add_argument("--work", type=Path, help="folder for the archive and checkpoints (default: out/shipped/NAME)")
     parser.add_argument("--target", type=Path, help="folder for the weights and their card (default: in the package)")
     for field in fields(Recipe):
-        if field.name != "preset":
+        if field.name not in ("preset", "half"):
             parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), help="other than the recipe says, to try things")
     a = parser.parse_args()
     changes = {f.name: getattr(a, f.name) for f in fields(Recipe) if getattr(a, f.name, None) is not None}
