@@ -25,7 +25,8 @@ from max_nb.simulate import random_regions, simulate_archive
 from max_nb.spectra import Spectra
 
 ARMS = {"frozen": dict(tune="frozen"), "partial": dict(tune="partial"), "full": dict(tune="full", early_stopping=False), "lora": dict(tune="lora"),
-        "full, stopped early": dict(tune="full", early_stopping=True), "frozen, adapted": dict(tune="frozen", adapt=True)}
+        "full, stopped early": dict(tune="full", early_stopping=True), "frozen, adapted": dict(tune="frozen", adapt=True),
+        "full, 300 steps": dict(tune="full", early_stopping=False, steps=300), "full, 400 steps": dict(tune="full", early_stopping=False, steps=400)}
 ALL = 10_000  # every label there is
 KEY = ["data", "target", "split", "seed", "labels", "arm"]
 
@@ -44,7 +45,8 @@ def plan(seeds, arms) -> list[dict]:
     todo += cells("real", "TOC", "random", (32, ALL), ("lora",)) + cells("real", "TOC", "province", (ALL,), ("lora",)) + cells("real", "TOC", "random", (ALL,), ("full, stopped early",))
     todo += [c for split in ("random", "province") for c in cells("real", "TOC", split, (64,), ("frozen, adapted",))]
     todo += cells("simulated", "TOC", "region", (600,), ("full", "full, stopped early"))
-    return [c for c in decide + todo if c["arm"] in arms]
+    shorter = [c for split, n in (("inner", 64), ("inner", 115), ("random", 64)) for c in cells("real", "TOC", split, (n,), ("full", "full, 300 steps", "full, 400 steps"))]
+    return [c for c in decide + todo + shorter if c["arm"] in arms]
 
 
 def simulated() -> Spectra:
@@ -83,7 +85,7 @@ def one(s: Spectra, cell: dict) -> dict:
 def fit_all(a, data: dict) -> None:
     path = a.out / "fine_tuning.csv"
     done = set(map(tuple, pd.read_csv(path)[KEY].itertuples(index=False))) if path.exists() else set()
-    for cell in plan(range(a.seeds), [x for x in ARMS if x != "lora" or find_spec("peft")]):
+    for cell in plan(range(a.seeds), [x for x in a.arms if x != "lora" or find_spec("peft")]):
         if tuple(cell.values()) in done: continue
         row = pd.DataFrame([one(data[cell["data"]], cell)])
         row.to_csv(path, mode="a", header=not path.exists(), index=False)
@@ -168,6 +170,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="for --stage fit")
     parser.add_argument("--stage", choices=("fit", "calibrate", "time", "table", "all"), default="all")
     parser.add_argument("--tunes", nargs="+", default=["frozen"], help="for --stage calibrate")
     parser.add_argument("--out", type=Path, default=HERE)

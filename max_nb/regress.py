@@ -26,13 +26,13 @@ __all__ = ['STRETCH', 'TUNES', 'FULL_FROM', 'ADAPT_STEPS', 'WATCH_FROM', 'WATCH_
            'layer_height', 'thaw', 'low_rank', 'need_peft', 'parameter_groups', 'all_features', 'start_head',
            'ridge_head', 'watched', 'Watch', 'fine_tune', 'plain_batch', 'weighted_batches', 'settle', 'member_folds',
            'weighted_quantile', 'cv_plus', 'automatic_steps', 'automatic_tune', 'named_targets', 'as_weights',
-           'labelled_rows', 'groups_of', 'starting_model', 'on_an_axis', 'on_its_axis', 'axis_found', 'check_axis',
-           'adapted', 'check_scans', 'check_options', 'MAXRegressor', 'chosen_tune', 'train_members', 'learned_by',
-           'frozen_members', 'with_head', 'member_settings', 'train_member', 'member_outputs', 'outputs_of',
-           'left_out_residuals', 'equal_weights', 'predict_interval', 'without_residuals', 'target_interval',
-           'embedding', 'left_one_out', 'kernels', 'best_kernel', 'honest_errors', 'fit_correction', 'corrected',
-           'calibrate', 'widened', 'with_errors', 'save', 'plain', 'description', 'load', 'restore_fitted',
-           'load_members', 'fixed_scale', 'from_xpt', 'xpt_network']
+           'labelled_rows', 'groups_of', 'starting_model', 'on_an_axis', 'on_its_axis', 'axis_found', 'check_own_axis',
+           'check_axis', 'adapted', 'check_scans', 'check_options', 'MAXRegressor', 'chosen_tune', 'train_members',
+           'learned_by', 'frozen_members', 'with_head', 'member_settings', 'train_member', 'member_outputs',
+           'outputs_of', 'left_out_residuals', 'equal_weights', 'predict_interval', 'without_residuals',
+           'target_interval', 'embedding', 'left_one_out', 'kernels', 'best_kernel', 'honest_errors', 'fit_correction',
+           'corrected', 'calibrate', 'widened', 'with_errors', 'save', 'plain', 'description', 'load', 'start_of',
+           'restore_fitted', 'load_members', 'fixed_scale', 'from_xpt', 'xpt_network']
 
 # %% ../nbs/07_regress.ipynb #17be3877
 STRETCH = {"linear": (lambda y, floor: y, lambda z: z),
@@ -439,6 +439,10 @@ def axis_found(X):
     "The axis of spectra, or the number of channels of bare counts, for a message."
     return X.axis if isinstance(X, Spectra) else f"{as_counts(X).shape[1]} channels"
 
+def check_own_axis(est, X) -> None:
+    "ValueError where spectra are not on the axis of a fitted estimator."
+    if not on_its_axis(est.mae_, X): raise ValueError(f"X: found spectra on {axis_found(X)}; expected {est.mae_.config.axis}, as the model reads (see Spectra.rebin)")
+
 def check_axis(
     model: MAX,
     X,           # Spectra, whose axis is compared, or counts (B, C), of which only C can be
@@ -613,6 +617,7 @@ def train_member(est: MAXRegressor, x: Tensor, Y: Tensor, i: int, rows: np.ndarr
 def member_outputs(est: MAXRegressor, X, visible=None, batch: int = 256) -> np.ndarray:
     "(K, B, T): each member's prediction on the target's scale, corrected where the estimator was calibrated on a core."
     check_is_fitted(est, "members_")
+    if isinstance(X, Spectra): check_own_axis(est, X)
     x = as_tensor(as_counts(X), est.members_[0].config)
     seen = None if visible is None else check_mask(visible, len(x), est.mae_.config.n_patches, "visible")
     parts = [slice(i, i + batch) for i in range(0, len(x), batch)]
@@ -736,7 +741,7 @@ def calibrate(self,
 ) -> MAXRegressor:    # a new estimator; its intervals are those of the leave-one-out errors on this core
     "The fitted estimator, corrected for one core by a few labels. A target without any value in y stays as it was. ValueError for fewer than 5 values of a target."
     check_is_fitted(self, "members_")
-    if not on_its_axis(self.mae_, X): raise ValueError(f"X: found spectra on {axis_found(X)}; expected {self.mae_.config.axis}, as the model reads (see Spectra.rebin)")
+    check_own_axis(self, X)
     Y = as_targets(X, y, self.targets_)
     few = {name: int(n) for name, n in zip(self.targets_, np.isfinite(Y).sum(0)) if 0 < n < 5}
     if few or not np.isfinite(Y).any(): raise ValueError(f"too few measured values to calibrate on: {few or 'none'}; expected at least 5 of a target, or none of it")
@@ -778,6 +783,7 @@ def save(self, folder) -> Path:
     check_is_fitted(self, "members_")
     folder = Path(folder)
     self.mae_.save_pretrained(folder / "mae")
+    if self.adapt and isinstance(self.pretrained, MAX): self.pretrained.save_pretrained(folder / "start") # what it was before it was adapted
     own = lambda i, k: i == 0 or self.tune_ != "frozen" or k.startswith("head.") # what members share is written once
     tensors = {f"{i}.{k}": v.contiguous() for i, m in enumerate(self.members_) for k, v in m.state_dict().items() if own(i, k)}
     write_atomically(folder / "members.safetensors", lambda p: save_file(tensors, p))
@@ -797,7 +803,7 @@ def plain(v):
 
 def description(est: MAXRegressor) -> dict:
     "All of a fitted estimator but the weights, as plain values."
-    return dict(format=2, params={k: plain(v) for k, v in est.get_params().items() if k != "pretrained"}, n_members=len(est.members_), from_scratch=est.pretrained is None,
+    return dict(format=2, params={k: plain(v) for k, v in est.get_params().items() if k != "pretrained"}, n_members=len(est.members_), from_scratch=est.pretrained is None, start=str(est.pretrained) if isinstance(est.pretrained, (str, Path)) else None,
                 scale=plain(vars(est.scale_)), fitted={k: plain(getattr(est, k)) for k in FITTED})
 
 # %% ../nbs/07_regress.ipynb #d23ab19b
@@ -808,11 +814,16 @@ def load(cls, folder) -> MAXRegressor:
     except (OSError, ValueError) as e: raise ValueError(f"{folder}: expected a folder written by MAXRegressor.save; {e}") from None
     est = cls(**{k: tuple(v) if k == "targets" and isinstance(v, list) else v for k, v in saved["params"].items()})
     est.mae_, est.scale_ = MAX.from_pretrained(folder / "mae"), TargetScale()
-    est.pretrained = None if saved.get("from_scratch") else est.mae_  # to be fitted again from where it began
+    est.pretrained = None if saved.get("from_scratch") else start_of(est, saved.get("start"), folder)
     for k, v in saved["scale"].items(): setattr(est.scale_, k, np.array(v) if k in ("mean_", "std_", "low_", "high_") else v)
     restore_fitted(est, saved["fitted"])
     est.members_ = load_members(est, saved["n_members"], folder / "members.safetensors")
     return est
+
+def start_of(est: MAXRegressor, name: str | None, folder: Path):
+    "Where a fit of the loaded estimator begins: with the weights that it began with, not with those that were adapted to other scans."
+    if not est.adapt: return est.mae_
+    return MAX.from_pretrained(folder / "start") if (folder / "start").exists() else name or est.mae_
 
 MAXRegressor.load = classmethod(load)
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from sklearn.base import clone
 
+from max_nb.energy import EnergyAxis
 from max_nb.regress import (TUNES, FineTuneSettings, MAXRegressor, Network, TargetScale, Watch, fine_tune, left_one_out, masked_error, thaw, watched)
 from max_nb.spectra import Spectra
 from test_regress import mae, regressor, spectra  # noqa: F401
@@ -276,3 +277,20 @@ def test_calibration_refuses_other_axes_and_the_unfitted(frozen, mae):
     from sklearn.exceptions import NotFittedError
     with pytest.raises(ValueError, match="channels|shape"): frozen.calibrate(np.ones((8, 32)), np.ones((8, 2)))
     with pytest.raises(NotFittedError): regressor(mae).calibrate(spectra())
+
+
+def test_a_loaded_model_that_was_adapted_begins_again_from_where_it_began(mae, tmp_path):
+    s = spectra()
+    fitted = regressor(mae, tune="frozen", adapt=True).fit(s)
+    again = MAXRegressor.load(fitted.save(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(again.pretrained.state_dict().values(), mae.state_dict().values()))
+    assert np.array_equal(clone(again).fit(s).predict(s), fitted.predict(s))
+
+
+def test_predictions_refuse_spectra_of_another_axis_and_of_as_many_channels(mae):
+    s = spectra()
+    fitted = regressor(mae, tune="frozen").fit(s)
+    other = Spectra(s.counts, s.info, EnergyAxis(s.axis.gain_kev * 1.1, s.axis.offset_kev, s.axis.n_channels))
+    for ask in (fitted.predict, fitted.predict_interval):
+        with pytest.raises(ValueError, match="(?s)found spectra on .*rebin"):
+            ask(other)
