@@ -204,8 +204,10 @@ def figures(a) -> None:
         for ax, (target, rows) in zip(axes, curve.groupby("target")):
             for name, r in rows.groupby("name"):
                 by = r.groupby("budget").r2_ln
-                ax.errorbar(by.mean().index, by.mean().clip(lower=-0.5), by.std().fillna(0), marker="o", ms=3, lw=2 if name in NETWORKS else 0.9, capsize=2, label=name)
+                ax.errorbar(by.mean().index, by.mean().clip(lower=-0.5), by.std().fillna(0), ms=4, capsize=2, label=name, **look(name, sorted(curve.name.unique())))
             ax.set(title=f"{target}, random splits", xlabel="laboratory values", ylabel="R² of ln", xscale="log", ylim=(-0.5, 1))
+            ax.set_xticks(sorted(rows.budget.unique()), labels=[str(int(b)) for b in sorted(rows.budget.unique())])
+            ax.minorticks_off()
         axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
         save_svg(fig, a.out / "labels.svg")
     for part, what in (("provinces", "held-out provinces, real spectra"), ("transfer", "unseen regions, simulated archives")):
@@ -221,6 +223,12 @@ def figures(a) -> None:
             ax.set(title=f"{target}: {what}", xlabel="RMSE, wt% (mean and standard deviation over seeds)", yticks=range(len(order)), yticklabels=order)
             ax.set_xlim(left=0)
         save_svg(fig, a.out / f"{part}.svg")
+
+
+def look(name: str, names: list) -> dict:
+    "Line and marker of a method, no two alike: eight colours that the colour-blind tell apart, then the same ones dashed."
+    i, colours = names.index(name), ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#888888")
+    return dict(color=colours[i % 8], ls="-" if i < 8 else "--", marker="os^vDPX*"[i % 8], lw=2 if name in NETWORKS else 0.9)
 
 
 def save_svg(fig, path: Path) -> None:

@@ -41,7 +41,7 @@ def core_groups(s: Spectra,        # spectra
     pairs = {str(k): str(v) for k, v in dict(together).items()}
     unknown = (set(pairs) | set(pairs.values())) - set(core)
     if unknown: raise ValueError(f"together names {sorted(unknown)}; expected values of {by!r}: {sorted(core.unique())}")
-    return _linked(core, core.map(pairs).fillna(core))
+    return _linked(core, core.map(lambda c: pairs.get(c, c)))
 
 def _linked(a: pd.Series, b: pd.Series) -> pd.Series:
     "(B,) the first value of `a` among all rows that are linked by a chain of equal values of `a` or `b`."

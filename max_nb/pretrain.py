@@ -19,17 +19,17 @@ from .mae import MAX, MAXConfig, Normaliser, as_tensor, bands, check_shape, grou
 from .spectra import Spectra, as_counts, fingerprint, grouped_split, write_atomically
 
 # %% auto #0
-__all__ = ['HIDE', 'KEPT', 'SAVE_EVERY_S', 'STATISTICS_OF', 'mixing_weights', 'recount', 'pick', 'mix_and_recount', 'drift',
-           'step_generator', 'PretrainSettings', 'check_settings', 'batch_rows', 'draw_batch', 'element_patches',
-           'draw_mask', 'steps_per_epoch', 'rate_at', 'shares', 'add_gradients', 'check_loss', 'train_step',
-           'make_optimizer', 'Trainer', 'content_sha256', 'checkpoint_state', 'previous', 'write_rotating',
-           'save_checkpoint', 'BrokenCheckpoint', 'load_checkpoint', 'newest_whole', 'restore', 'sweep_up',
-           'patient_interrupt', 'close_epoch', 'show', 'fitting_step', 'check_divisible', 'release_memory', 'one_step',
-           'stop_if_asked', 'run_steps', 'PretrainRun', 'default_epochs', 'as_model', 'on_axis', 'check_spectra',
-           'check_masks', 'best_precision', 'make_accelerator', 'make_trainer', 'finish', 'as_settings', 'in_processes',
-           'one_of_several', 'pretrain', 'preview', 'informative_patches', 'as_seen', 'reconstruction_r2',
-           'published_config', 'pretrain_as_published', 'sweep_cells', 'cell_name', 'cell_recipe', 'held_out_r2',
-           'read_cell', 'run_cell', 'sweep', 'plot_sweep']
+__all__ = ['HIDE', 'KEPT', 'SAVE_EVERY_S', 'STATISTICS_OF', 'CUTTING', 'mixing_weights', 'recount', 'pick', 'mix_and_recount',
+           'drift', 'step_generator', 'PretrainSettings', 'check_settings', 'batch_rows', 'draw_batch',
+           'element_patches', 'draw_mask', 'steps_per_epoch', 'rate_at', 'shares', 'add_gradients', 'check_loss',
+           'train_step', 'make_optimizer', 'Trainer', 'content_sha256', 'checkpoint_state', 'previous',
+           'write_rotating', 'save_checkpoint', 'BrokenCheckpoint', 'load_checkpoint', 'newest_whole', 'restore',
+           'sweep_up', 'patient_interrupt', 'close_epoch', 'show', 'fitting_step', 'check_divisible', 'release_memory',
+           'one_step', 'stop_if_asked', 'run_steps', 'PretrainRun', 'default_epochs', 'as_model', 'on_axis',
+           'check_spectra', 'check_masks', 'best_precision', 'make_accelerator', 'make_trainer', 'finish',
+           'as_settings', 'in_processes', 'one_of_several', 'pretrain', 'preview', 'informative_patches', 'as_seen',
+           'reconstruction_r2', 'published_config', 'pretrain_as_published', 'sweep_cells', 'cell_name', 'cell_recipe',
+           'held_out_r2', 'read_cell', 'run_cell', 'sweep', 'plot_sweep']
 
 # %% ../nbs/06_pretrain.ipynb #cdb40fc1
 def mixing_weights(
@@ -507,11 +507,14 @@ def make_accelerator(settings: PretrainSettings, log_with=None, out=None):
     from accelerate.state import AcceleratorState
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != settings.mixed_precision: AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=settings.mixed_precision, log_with=log_with, project_dir=out)
+    if accelerator.distributed_type.value in CUTTING: raise ValueError(f"accelerate was started with {accelerator.distributed_type.value}, which cuts the model into pieces; expected plain data parallelism, which divides the batch: weights and optimiser of the largest preset need 6 GB, and `accumulate` makes the rest small")
     if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu": raise ValueError("mixed_precision is 'fp16', which needs a GPU; expected 'no' or 'bf16' on this machine")
     wanted = log_with if isinstance(log_with, (list, tuple)) else [log_with] if log_with else []
     if len(accelerator.log_with) < len(wanted): raise ValueError(f"log_with is {log_with!r}, but only {[str(w) for w in accelerator.log_with]} are installed here; install the rest (`pip install tensorboard`), or leave it out")
     if wanted: accelerator.init_trackers("max_nb", config={k: str(v) for k, v in asdict(settings).items()})
     return accelerator
+
+CUTTING = ("FSDP", "DEEPSPEED", "MEGATRON_LM") # ways of accelerate in which no process holds the whole model
 
 # %% ../nbs/06_pretrain.ipynb #6b5785ec
 def make_trainer(model: MAX, counts: np.ndarray, settings: PretrainSettings, out, log_with=None, on_epoch=None) -> Trainer:
