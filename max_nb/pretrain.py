@@ -112,6 +112,7 @@ class PretrainSettings:
     augment: bool = True      # mix and count anew; False: the spectra themselves, as published
     seed: int = 0
     hide: str = field(default="patches", repr=False) # what is hidden together: one of HIDE
+    vary: float = field(default=0.0, repr=False) # each step hides a share from mask_ratio - vary to mask_ratio + vary
     wander: float = field(default=0.0, repr=False) # with `augment`: drift of the energy scale, standard deviation in channels
     mixed_precision: str = field(default="no", repr=False) # "no", "bf16", "fp16" (GPU only), or "auto": what the GPU does best, "no" without one
     accumulate: int = field(default=1, repr=False) # parts that each batch is worked through in, at least
@@ -130,6 +131,7 @@ def check_settings(s: PretrainSettings) -> None:
     for name in ("epochs", "batch_size", "accumulate"): need(isinstance(getattr(s, name), (int, np.integer)) and getattr(s, name) >= 1, name, "a whole number of at least 1")
     for name in ("learning_rate", "clip"): need(number(name) and getattr(s, name) > 0, name, "a number above 0")
     need(number("mask_ratio") and 0 < s.mask_ratio < 1, "mask_ratio", "a share between 0 and 1, both excluded")
+    need(number("vary") and s.vary >= 0 and 0 < s.mask_ratio - s.vary and s.mask_ratio + s.vary < 1, "vary", f"a number of at least 0 that keeps {s.mask_ratio} - vary and {s.mask_ratio} + vary between 0 and 1")
     need(number("warmup") and 0 <= s.warmup < 1, "warmup", "a share from 0 to below 1")
     need(number("weight_decay") and s.weight_decay >= 0, "weight_decay", "a number of at least 0")
     need(len(s.betas) == 2 and all(0 <= b < 1 for b in s.betas), "betas", "two numbers from 0 to below 1")
@@ -177,7 +179,8 @@ HIDE = {"patches": lambda n, config, *how: random_mask(n, config.n_patches, *how
 
 def draw_mask(n: int, config: MAXConfig, settings: PretrainSettings, generator: torch.Generator) -> Tensor:
     "(n, L) bool: what a batch hides."
-    return HIDE[settings.hide](n, config, settings.mask_ratio, generator)
+    away = settings.vary * (2 * float(torch.rand(1, generator=generator)) - 1) if settings.vary else 0.0
+    return HIDE[settings.hide](n, config, settings.mask_ratio + away, generator)
 
 # %% ../nbs/06_pretrain.ipynb #7d383251
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -491,8 +494,9 @@ def check_spectra(counts: np.ndarray, settings: PretrainSettings) -> None:
 # %% ../nbs/06_pretrain.ipynb #f6e257d3
 def check_masks(config, settings: PretrainSettings) -> None:
     "ValueError where the mask ratio leaves a model no patch to see, or none to guess."
-    seen = int(config.n_patches * (1 - settings.mask_ratio))
-    if not 0 < seen < config.n_patches: raise ValueError(f"mask_ratio is {settings.mask_ratio}, which hides {config.n_patches - seen} of the model's {config.n_patches} patches; expected at least one hidden and one visible")
+    for ratio in sorted({settings.mask_ratio - settings.vary, settings.mask_ratio + settings.vary}):
+        seen = int(config.n_patches * (1 - ratio))
+        if not 0 < seen < config.n_patches: raise ValueError(f"mask_ratio is {ratio:g}, which hides {config.n_patches - seen} of the model's {config.n_patches} patches; expected at least one hidden and one visible")
 
 # %% ../nbs/06_pretrain.ipynb #f7ea6b25
 def best_precision() -> str:

@@ -364,7 +364,7 @@ def test_the_second_ctrl_c_does_not_wait():
     (dict(learning_rate=0), "learning_rate is 0"), (dict(learning_rate=-1e-3), "learning_rate is -0.001"), (dict(learning_rate=float("nan")), "learning_rate is nan"),
     (dict(mask_ratio=0), "mask_ratio is 0"), (dict(mask_ratio=1), "mask_ratio is 1"), (dict(mask_ratio=-0.1), "mask_ratio is -0.1"), (dict(mask_ratio=1.5), "mask_ratio is 1.5"),
     (dict(mask_ratio=0.95), "hides 8 of the model's 8 patches"), (dict(warmup=1), "warmup is 1"), (dict(clip=0), "clip is 0"), (dict(weight_decay=-1), "weight_decay is -1"),
-    (dict(betas=(0.9, 1.0)), "betas"), (dict(seed=1.5), "seed is 1.5"), (dict(seed=-1), "seed is -1"), (dict(accumulate=0), "accumulate is 0"), (dict(mixed_precision="half"), "mixed_precision is 'half'"),
+    (dict(betas=(0.9, 1.0)), "betas"), (dict(seed=1.5), "seed is 1.5"), (dict(seed=-1), "seed is -1"), (dict(accumulate=0), "accumulate is 0"), (dict(vary=0.5), "vary is 0.5"), (dict(vary=-0.1), "vary is -0.1"), (dict(vary="much"), "vary is 'much'"), (dict(mixed_precision="half"), "mixed_precision is 'half'"),
     (dict(log_with="abacus"), "abacus"), (dict(config=dict(loss_on="all")), "config"),
 ])
 def test_settings_that_cannot_work_are_refused_before_anything_starts(tmp_path, wrong, word):
