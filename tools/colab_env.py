@@ -5,7 +5,6 @@ installs max_nb into it as the lessons' first cell does, from this checkout's la
 which Colab brings along was changed by that, and runs each notebook alone in an empty folder, as Colab does. Standard library only.
 """
 import argparse
-import json
 import os
 import re
 import shutil
@@ -131,7 +130,7 @@ def run_inside(name: str):
     "Within the environment: run a notebook's cells, those that are marked as slow and the like left out, where `google.colab` is imported."
     import nbformat
     from nbclient import NotebookClient
-    notebook = nbformat.from_dict(json.loads(Path(name).read_text(encoding="utf-8")))
+    notebook = nbformat.read(name, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code" and not SKIPPED.search(cell.source)]
     notebook.cells.insert(0, nbformat.v4.new_code_cell("import google.colab"))
     NotebookClient(notebook, timeout=LONGEST_CELL_S, kernel_name="python3").execute()

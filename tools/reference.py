@@ -4,7 +4,9 @@ This project writes what a parameter means, its shape and its unit, as a comment
 see comments; here they become tables.
 """
 import ast
+import copy
 import io
+import json
 import re
 import tokenize
 from dataclasses import dataclass
@@ -106,7 +108,7 @@ def table(rows: list[Row], what: str) -> str:
 def directive(kind: str, head: str, body: list[str], module: str = "", options: dict | None = None, depth: int = 3) -> str:
     "One of sphinx's directives for Python objects; `depth` colons around it, more the more it holds."
     settings = {**({"module": module} if module else {}), **(options or {})}
-    listed = "\n".join(f":{key}: {value}".rstrip() for key, value in settings.items())
+    listed = "\n".join(f":{key}: {json.dumps(value, ensure_ascii=False) if value else ''}".rstrip() for key, value in settings.items())
     inner = "\n\n".join(part for part in body if part)
     return f"{':' * depth}{{{kind}}} {head}\n{listed}\n\n{inner}\n{':' * depth}"
 
@@ -122,6 +124,32 @@ def function_entry(node: ast.FunctionDef, notes: dict, module: str) -> str:
     return directive("py:function", node.name + signature(node, rows), [safe(ast.get_docstring(node) or ""), table(rows + [result] * bool(result), "parameter")], module)
 
 
+def attached(tree: ast.Module) -> dict[str, dict[str, tuple[str, str]]]:
+    "Methods that are added below their class, as in `MAX.encode = encode`: class -> method -> (function, what wraps it)."
+    found = {}
+    for node in (node for node in tree.body if isinstance(node, ast.Assign)):
+        target, values = node.targets[0], node.value
+        pairs = zip(target.elts, values.elts) if isinstance(target, ast.Tuple) and isinstance(values, ast.Tuple) else [(target, values)]
+        for place, value in pairs:
+            if isinstance(place, ast.Attribute) and isinstance(place.value, ast.Name):
+                wrapper, value = (text_of(value.func), value.args[0]) if isinstance(value, ast.Call) and value.args else ("", value)
+                found.setdefault(place.value.id, {})[place.attr] = (text_of(value), wrapper)
+    return found
+
+
+def added_methods(name: str, tree: ast.Module) -> list[ast.FunctionDef]:
+    "The functions that a module adds to one of its classes, each under the name and with the decorator that it has there."
+    functions = {node.name: node for node in tree.body if isinstance(node, FUNCTIONS)}
+    made = []
+    for method, (function, wrapper) in attached(tree).get(name, {}).items():
+        if function not in functions:
+            continue
+        node = copy.copy(functions[function])
+        node.name, node.decorator_list = method, node.decorator_list + [ast.Name(wrapper)] * bool(wrapper)
+        made.append(node)
+    return made
+
+
 def method_entry(node: ast.FunctionDef, notes: dict) -> str:
     "A method or property of a class."
     rows, result, marks = parameters(node, notes), returned(node, notes), decorators(node)
@@ -133,9 +161,9 @@ def method_entry(node: ast.FunctionDef, notes: dict) -> str:
     return directive("py:method", node.name + signature(node, rows), [doc, table(rows + [result] * bool(result), "parameter")], options=options)
 
 
-def class_entry(node: ast.ClassDef, notes: dict, module: str) -> str:
+def class_entry(node: ast.ClassDef, notes: dict, module: str, tree: ast.Module) -> str:
     "A class: what it is made from, then its public methods that say what they do."
-    methods = [item for item in node.body if isinstance(item, FUNCTIONS)]
+    methods = [item for item in node.body if isinstance(item, FUNCTIONS)] + added_methods(node.name, tree)
     start = next((item for item in methods if item.name == "__init__"), None)
     rows = parameters(start, notes) if start else fields(node, notes)
     head = node.name + (signature(start, rows) if start else f"({', '.join(row.name + (f'={row.default}' if row.default else '') for row in rows)})")
@@ -154,15 +182,15 @@ def constant_entry(node: ast.Assign | ast.AnnAssign, name: str, notes: dict, mod
     return directive("py:data", name, [safe(notes.get(node.end_lineno, ""))], module, {"value": value})
 
 
-def entry(node: ast.AST, names: set[str], notes: dict, module: str) -> list[str]:
+def entry(node: ast.AST, names: set[str], notes: dict, module: str, tree: ast.Module) -> list[str]:
     "What the reference says about one statement of a module."
     if isinstance(node, FUNCTIONS) and node.name in names:
         return [function_entry(node, notes, module)]
     if isinstance(node, ast.ClassDef) and node.name in names:
-        return [class_entry(node, notes, module)]
+        return [class_entry(node, notes, module, tree)]
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        found = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name) and part.id in names]
+        found = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store) and part.id in names]
         return [constant_entry(node, name, notes, module) for name in found]
     return []
 
@@ -180,8 +208,9 @@ def chapter_of(source: str) -> str:
 def module_page(source: str, name: str) -> str:
     "The page of one module."
     tree, notes, module = ast.parse(source), comments(source), f"max_nb.{name}"
-    names = exported(tree)
-    entries = [text for node in tree.body for text in entry(node, names, notes, module)]
+    methods = {function for added in attached(tree).values() for function, _ in added.values()}
+    names = exported(tree) - methods
+    entries = [text for node in tree.body for text in entry(node, names, notes, module, tree)]
     chapter = chapter_of(source)
     head = f"# max_nb.{name}\n\n:::{{py:module}} {module}\n:::\n\n{safe(ast.get_docstring(tree) or '')}\n\nTaught, with examples, in the chapter [{chapter}](../{chapter}.ipynb)."
     return "\n\n".join([head, *entries]) + "\n"
