@@ -48,7 +48,7 @@ CSS = """
 /* Pictures are drawn for a white page; in the dark they get one, so that ink and axes stay readable. */
 body[data-theme="dark"] article img:not([src*="badge"]) { background: #fff; border-radius: 4px; padding: 4px; }
 @media (prefers-color-scheme: dark) { body:not([data-theme="light"]) article img:not([src*="badge"]) { background: #fff; border-radius: 4px; padding: 4px; } }
-article table.docutils, article table.dataframe { font-size: 0.85em; display: block; max-width: 100%; overflow-x: auto; }
+article table.docutils, article table.dataframe { font-size: 0.85em; display: block; width: fit-content; max-width: 100%; margin-left: 0; overflow-x: auto; }
 article table.docutils td, article table.docutils th { padding: 0.25rem 0.6rem; vertical-align: top; }
 dl.py table.docutils td > p > code, dl.py table.docutils td > code { white-space: normal; }
 dl.py { margin-bottom: 1.6rem; }
