@@ -200,6 +200,12 @@ def exported(tree: ast.Module) -> set[str]:
     return next(set(ast.literal_eval(node.value)) for node in tree.body if isinstance(node, ast.Assign) and text_of(node.targets[0]) == "__all__")
 
 
+def from_elsewhere(tree: ast.Module, names: set[str]) -> str:
+    "A line about exported names that a module takes from another one; nothing where there are none."
+    found = [(item.name, node.module) for node in tree.body if isinstance(node, ast.ImportFrom) and node.level for item in node.names if item.name in names]
+    return "Offered here, too: " + ", ".join(f"{{py:obj}}`{name} <max_nb.{module}.{name}>`" for name, module in found) + "." if found else ""
+
+
 def chapter_of(source: str) -> str:
     "The notebook that a module is written from, such as `01_spectra`."
     return re.search(r"File to edit: \.\./nbs/(\w+)\.ipynb", source)[1]
@@ -213,7 +219,7 @@ def module_page(source: str, name: str) -> str:
     entries = [text for node in tree.body for text in entry(node, names, notes, module, tree)]
     chapter = chapter_of(source)
     head = f"# max_nb.{name}\n\n:::{{py:module}} {module}\n:::\n\n{safe(ast.get_docstring(tree) or '')}\n\nTaught, with examples, in the chapter [{chapter}](../{chapter}.ipynb)."
-    return "\n\n".join([head, *entries]) + "\n"
+    return "\n\n".join(part for part in [head, from_elsewhere(tree, names), *entries] if part) + "\n"
 
 
 def modules() -> list[Path]:
