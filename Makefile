@@ -17,7 +17,7 @@ TIMEOUT := $(shell command -v timeout >/dev/null && echo timeout)
 LIMIT = $(if $(TIMEOUT),$(TIMEOUT) $(1))
 
 .NOTPARALLEL:
-.PHONY: python help demo test check notebooks pytest experiment experiments benchmark lab docs figures readme export clean-notebooks hooks dist try-wheel links colab clean
+.PHONY: python help demo test check notebooks pytest experiment experiments benchmark lab docs figures readme export clean-notebooks hooks dist clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -91,6 +91,7 @@ hooks: .venv/.ready-dev  ## let git export, clean and render before each commit
 dist: .venv/.ready-dev  ## sdist and wheel, checked
 	rm -rf dist && $(BIN)/python -m build && $(BIN)/twine check --strict dist/*
 
+.PHONY: try-wheel links colab
 try-wheel: | python  ## build, install into a fresh environment with what a user gets, and use it there
 	$(PYTHON) tools/try_wheel.py $(TRY)
 
