@@ -91,6 +91,16 @@ hooks: .venv/.ready-dev  ## let git export, clean and render before each commit
 dist: .venv/.ready-dev  ## sdist and wheel, checked
 	rm -rf dist && $(BIN)/python -m build && $(BIN)/twine check --strict dist/*
 
+.PHONY: try-wheel links colab
+try-wheel: | python  ## build, install into a fresh environment with what a user gets, and use it there
+	$(PYTHON) tools/try_wheel.py $(TRY)
+
+links: | python  ## every link and heading of README, notebooks and pages (EXTERNAL=--external asks the web, too)
+	$(PYTHON) tools/links.py $(EXTERNAL)
+
+colab: | python  ## chapters and lessons in an environment like Colab's (half an hour, 6 GB)
+	$(PYTHON) tools/colab_env.py $(NOTEBOOKS)
+
 clean:  ## remove what make has made, the environment too
 	rm -rf .venv build dist demo _docs _proc *.egg-info .pytest_cache .hypothesis
 	find max_nb nbs tests tools -name __pycache__ -prune -exec rm -rf {} +

@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-EXTRAS = ("lab", "dev", "docs", "pdz", "lora", "chemomae")
+EXTRAS = ("lab", "dev", "docs", "explain", "hub", "pdz", "lora", "chemomae")  # explain and hub: names for what comes along anyway
 LICENSES = {"apache2": "Apache-2.0"}
 STATUS = {"2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
 
@@ -26,6 +26,7 @@ setup(
     author=settings["author"],
     author_email=settings["author_email"],
     url=settings["git_url"],
+    project_urls={"Documentation": settings["doc_host"] + settings["doc_baseurl"], "Changes": settings["git_url"] + "/blob/main/CHANGELOG.md"},
     license=LICENSES[settings["license"]],
     license_files=["LICENSE"],
     keywords=settings["keywords"].split(),
@@ -34,7 +35,7 @@ setup(
         f"Intended Audience :: {settings['audience']}",
         "Framework :: Jupyter",
         "Natural Language :: " + settings["language"],
-        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: {version}" for version in ("3", *settings["python_versions"].split())),
         "Topic :: Scientific/Engineering",
     ],
     packages=find_packages(include=[settings["lib_path"], settings["lib_path"] + ".*"]),
