@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -106,17 +105,13 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def wait_for(url: str, process, seconds: float = 60):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            return urllib.request.urlopen(url, timeout=5).read()
-        except OSError:
-            time.sleep(0.3)
-    raise AssertionError(f"no answer from {url}")
+def listens(port: int) -> bool:
+    "Does somebody answer there?"
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
 
 
-def serve(command: list, folder: Path, path: str):
+def serve(command: list, folder: Path):
     "Start a server of Jupyter's on a free port, with settings of its own; the process and its address."
     port = free_port()
     environment = os.environ | {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_DATA_DIR": str(folder / "data"), "JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
@@ -124,7 +119,7 @@ def serve(command: list, folder: Path, path: str):
     environment.pop("PLOTLY_RENDERER", None)
     log = (folder / "server.log").open("w")
     process = subprocess.Popen([sys.executable, "-m", *command, f"--port={port}"], cwd=folder, env=environment, stdout=log, stderr=log)
-    wait_for(f"http://127.0.0.1:{port}{path}", process)
+    until(lambda: listens(port) or process.poll() is not None, lambda: (folder / "server.log").read_text()[-2000:], 90)
     return process, f"http://127.0.0.1:{port}"
 
 
@@ -152,7 +147,7 @@ def lab(tmp_path_factory):
     write_notebook(folder / "widgets.ipynb")
     write_settings(folder / "settings", "JupyterLab Light")
     command = ["jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={folder}"]
-    process, address = serve(command, folder, "/api")
+    process, address = serve(command, folder)
     yield folder, address
     stop(process)
 
@@ -254,3 +249,121 @@ def drag(shown: Shown, label: str, by: int):
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page = shown.page
     page.mouse.move(x, y); page.mouse.down(); page.mouse.move(x + by / 2, y, steps=3); page.mouse.move(x + by, y, steps=3); page.mouse.up()
+
+
+def test_every_figure_is_drawn_and_no_cell_failed(page):
+    assert page.locator(".jp-OutputArea-output[data-mime-type*=error]").all_text_contents() == []
+    shown = {name: Shown(page, name) for name in CELLS}
+    assert all(s.title() for s in shown.values()) and all(json.loads(s.state())[2] for s in shown.values())
+
+
+def test_python_answers_within_a_fifth_of_a_second(page):
+    text = cell(page, len(CELLS) + 2).locator(".jp-OutputArea").inner_text()
+    taken = json.loads(re.search(r"seconds (\{.*\})", text).group(1))
+    assert set(taken) == set(CELLS) and {name: s for name, s in taken.items() if s >= 0.2} == {}
+
+
+def test_spectrum(page):
+    shown = Shown(page, "spectrum")
+    shown.changes(lambda: shown.key("energy, keV", *["ArrowRight"] * 3))
+    assert shown.title().startswith("3.72 keV")
+    shown.changes(lambda: drag(shown, "energy, keV", 40))
+    iron = shown.plot.evaluate("gd => gd.data[0].x.findIndex(x => x > 6.39)")
+    shown.changes(lambda: shown.click_on(0, iron))
+    assert "Fe Ka" in shown.title()
+    shown.changes(lambda: shown.key("samples", "ArrowDown"))
+    shown.changes(lambda: shown.key("pile-up", " "))
+
+
+def test_mixer(page):
+    shown = Shown(page, "mixer")
+    shown.changes(lambda: shown.key("hold, to compare", " "))
+    shown.changes(lambda: shown.key("CaCO3", *["ArrowRight"] * 5))
+    assert "against the held one: " in shown.title()
+    shown.changes(lambda: drag(shown, "water film, µm", 50))
+
+
+def test_mask(page):
+    shown = Shown(page, "mask")
+    shown.changes(lambda: shown.key("mask ratio", "ArrowLeft"))
+    shown.changes(lambda: drag(shown, "mask ratio", 30))
+    shown.changes(lambda: shown.key("pattern", "ArrowDown"))
+    before = int(shown.title().split()[0])
+    calcium = shown.plot.evaluate("gd => gd.data[0].x.findIndex(x => x > 3.68)")
+    shown.changes(lambda: shown.click_on(0, calcium))
+    assert abs(int(shown.title().split()[0]) - before) == 1
+
+
+def test_monitor(page):
+    shown = Shown(page, "monitor")
+    assert shown.title().startswith("epoch 6 of 6")
+    shown.changes(lambda: shown.key("epoch", "ArrowLeft"))
+    assert "showing epoch 5" in shown.title()
+
+
+def test_downcore(page):
+    shown = Shown(page, "downcore")
+    shown.changes(lambda: shown.click_on(0, 5))
+    assert shown.title().startswith("EMP-01, 50 mm: CaCO3")
+    shown.changes(lambda: shown.key("depth, by step", "ArrowRight"))
+    assert shown.title().startswith("EMP-01, 60 mm")
+    shown.changes(lambda: shown.key("target", "ArrowDown"))
+    assert "TOC" in shown.title()
+
+
+def test_prediction(page):
+    shown = Shown(page, "prediction")
+    worst = shown.plot.evaluate("gd => gd.data[3].y[0]")
+    shown.changes(lambda: shown.click_on(3, 0))
+    assert shown.title().startswith(f"CaCO3, {worst}: n = 12")
+    shown.changes(lambda: shown.key("core", "ArrowUp"))
+
+
+def test_attribution(page):
+    shown = Shown(page, "attribution")
+    shown.changes(lambda: shown.click_on(0, 1))
+    shown.changes(lambda: shown.key("value function", "ArrowDown"))
+    assert shown.title().startswith("conditional: ") and ";" not in shown.title()
+    shown.changes(lambda: shown.key("players shown", *["ArrowLeft"] * 6))
+
+
+def test_budget(page):
+    shown = Shown(page, "budget")
+    shown.changes(lambda: shown.click_on(0, 1))
+    assert shown.title().startswith("16 labels")
+    shown.changes(lambda: shown.key("score", "ArrowDown"))
+    shown.changes(lambda: shown.key("methods", "ArrowUp"))
+
+
+def test_screenshots_in_light_and_dark(page):
+    "To be looked at; here only: the page follows the theme, and every widget has its picture."
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    for theme in ("Light", "Dark"):
+        page.get_by_role("menuitem", name="Settings", exact=True).click()
+        page.get_by_role("menuitem", name="Theme", exact=True).hover()
+        page.get_by_role("menuitem", name=f"JupyterLab {theme}", exact=True).click()
+        page.wait_for_selector(f"body[data-jp-theme-name='JupyterLab {theme}']", timeout=20_000)
+        for name in CELLS:
+            Shown(page, name).cell.screenshot(path=SHOTS / f"{name}_{theme.lower()}.png")
+    assert all((SHOTS / f"{name}_light.png").read_bytes() != (SHOTS / f"{name}_dark.png").read_bytes() for name in CELLS)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("voila") is None, reason="voila is not installed here")
+def test_voila_serves_the_downcore_explorer_without_code(browser, tmp_path):
+    shutil.copy(ROOT / "nbs" / "apps" / "downcore.ipynb", tmp_path)
+    process, address = serve(["voila", "downcore.ipynb", "--no-browser"], tmp_path)
+    try:
+        page = browser.new_page(viewport=dict(width=1100, height=900))
+        page.goto(address, timeout=120_000)
+        page.wait_for_selector(".js-plotly-plot .main-svg", timeout=120_000)
+        plot = page.locator(".js-plotly-plot")
+        until(lambda: plot.evaluate("gd => gd.data && gd.data.length") == 7, lambda: page.content()[:500], 30)
+        before = plot.evaluate("gd => gd._fullLayout.title.text")
+        page.locator(".noUi-handle").first.focus()
+        page.keyboard.press("ArrowRight")
+        until(lambda: plot.evaluate("gd => gd._fullLayout.title.text") != before, lambda: before, 15)
+        assert "import" not in page.locator("body").inner_text()
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SHOTS / "voila.png", full_page=True)
+    finally:
+        stop(process)
