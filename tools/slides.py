@@ -46,7 +46,7 @@ def page(path: Path) -> str:
     import nbformat
     from nbconvert import SlidesExporter
     exporter = SlidesExporter(embed_images=True, reveal_scroll=True, reveal_transition="none", exclude_input_prompt=True, exclude_output_prompt=True)
-    notebook = nbformat.from_dict(as_slides(json.loads(path.read_text(encoding="utf-8"))))
+    notebook = nbformat.reads(json.dumps(as_slides(json.loads(path.read_text(encoding="utf-8")))), as_version=4)
     html, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(path.parent), "name": path.stem}})
     return html.replace("</head>", STYLE + "</head>", 1)
 
