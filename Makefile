@@ -17,7 +17,7 @@ TIMEOUT := $(shell command -v timeout >/dev/null && echo timeout)
 LIMIT = $(if $(TIMEOUT),$(TIMEOUT) $(1))
 
 .NOTPARALLEL:
-.PHONY: python help demo test check notebooks pytest experiment experiments benchmark lab voila docs figures readme export clean-notebooks hooks dist clean
+.PHONY: python help demo test check notebooks lessons slides pytest experiment experiments benchmark lab voila docs figures readme export clean-notebooks hooks dist clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -43,13 +43,18 @@ test: .venv/.ready-dev  ## every chapter and every test
 	@failed=; for part in notebooks pytest; do $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
-check: .venv/.ready-dev  ## modules as exported, notebooks clean, README as rendered
+check: .venv/.ready-dev  ## modules as exported, notebooks clean, README and lessons as rendered
 	$(BIN)/python tools/export.py --check
 	$(BIN)/python tools/clean_notebooks.py --check
 	$(BIN)/python tools/readme.py --check
+	$(BIN)/python tools/lessons.py --check
 
-notebooks: .venv/.ready-dev  ## run every chapter as a test
-	$(QUIET) $(call LIMIT,1200) $(BIN)/nbdev_test --n_workers 2 --do_print --timing
+# All three run even if one fails: chapters, lessons as students get them, lessons with solutions (where a wrong one is an error).
+notebooks: .venv/.ready-dev  ## run every chapter and every lesson as a test
+	@failed=; for tree in nbs nbs/tutorials nbs/tutorials/solutions; do \
+	[ $$tree = nbs/tutorials/solutions ] && strict=1 || strict=0; [ $$tree = nbs ] && quick=0 || quick=1; \
+	$(QUIET) MAX_NB_QUICK=$$quick MAX_NB_STRICT=$$strict $(call LIMIT,1200) $(BIN)/nbdev_test --path $$tree --n_workers 2 --do_print --timing || failed="$$failed $$tree"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 pytest: .venv/.ready-dev  ## run tests/
 	$(QUIET) $(call LIMIT,900) $(BIN)/python -m pytest --durations=10 tests
@@ -82,6 +87,12 @@ export: .venv/.ready-dev  ## write max_nb/ from the notebooks
 clean-notebooks: .venv/.ready-dev  ## strip what does not belong into version control
 	$(BIN)/python tools/clean_notebooks.py
 
+lessons: .venv/.ready-dev  ## write the students' lessons from those with solutions
+	$(BIN)/python tools/lessons.py
+
+slides: .venv/.ready-dev  ## slides of the lessons, in _slides/
+	$(BIN)/python tools/slides.py
+
 readme: .venv/.ready-dev  ## write README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
 
@@ -105,5 +116,5 @@ colab: | python  ## chapters and lessons in an environment like Colab's (half an
 	$(PYTHON) tools/colab_env.py $(NOTEBOOKS)
 
 clean:  ## remove what make has made, the environment too
-	rm -rf .venv build dist demo _docs _proc *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv build dist demo _docs _slides _proc *.egg-info .pytest_cache .hypothesis
 	find max_nb nbs tests tools -name __pycache__ -prune -exec rm -rf {} +

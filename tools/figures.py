@@ -1,7 +1,7 @@
 """Run chapters and keep their outputs, each Plotly figure as a PNG, so that GitHub and the README's readers see them.
 
 Needs Chromium (`sudo apt-get install -y chromium fonts-dejavu-core`). Cells marked slow, gpu, notest or `eval: false`
-keep the outputs they have. Without arguments all chapters are run.
+keep the outputs they have. Without arguments all chapters are run, and the lessons with solutions, of which `make lessons` makes the rest.
 """
 import argparse
 import base64
@@ -21,6 +21,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from clean_notebooks import LARGEST_NOTEBOOK, clean_notebook, notebook_text, notebooks, one_text
+from lessons import LESSONS
 
 PLOTLY = "application/vnd.plotly.v1+json"
 SKIPPED = re.compile(r"^#\s*\|\s*(slow|gpu|notest|eval:\s*false)\b", re.M | re.I)
@@ -88,13 +89,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks; default: all of nbs/")
     arguments = parser.parse_args()
-    os.environ |= {"PLOTLY_RENDERER": "plotly_mimetype", "TQDM_DISABLE": "1"}
+    os.environ |= {"PLOTLY_RENDERER": "plotly_mimetype", "TQDM_DISABLE": "1", "MAX_NB_STRICT": "1"}
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if shutil.which(name):
             os.environ.setdefault("BROWSER_PATH", shutil.which(name))
     warnings.filterwarnings("ignore", "The kopts argument")
     kaleido.start_sync_server(silence_warnings=True)
-    for path in arguments.paths or notebooks():
+    for path in arguments.paths or [path for path in notebooks() if path.parent != LESSONS]:
         notebook = run(path)
         for scale in (1.5, 1.0, 0.8, 0.7):
             text = notebook_text(with_stills(notebook, scale))
