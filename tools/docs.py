@@ -146,13 +146,14 @@ def listing(caption: str, entries: list[str]) -> str:
 def contents(known: dict[Path, str]) -> str:
     "The hidden lists of pages that make the site's menu."
     inside = [page for page in sorted(known.values()) if page != "index" and not page.startswith(("results/", "project/"))]
-    lessons = [page for page in inside if page.startswith("tutorials/")]
+    lessons = sorted((page for page in inside if page.startswith("tutorials/")), key=lambda page: (not page.endswith("README"), page))
     chapters = [page for page in inside if page not in lessons and page[0].isdigit()]
-    others = [page for page in inside if page not in lessons + chapters]
+    apps = [page for page in inside if page.startswith("apps/")]
+    others = [page for page in inside if page not in lessons + chapters + apps]
     named = [f"{re.match(r'[0-9]+', page)[0]} {title_of(path)} <{page}>" for page in chapters for path in known if known[path] == page]
     texts = {"results/experiments": "On real spectra", "results/benchmarks": "Speed and memory", "project/contributing": "Contributing", "project/changelog": "Changes"}
     there = {page: f"{title} <{page}>" for page, title in texts.items() if page in known.values()}
-    return "\n\n".join([listing("Lessons", lessons), listing("Chapters", named), listing("Reference", ["reference/index", *others]),
+    return "\n\n".join([listing("Lessons", lessons), listing("Chapters", named), listing("Apps", apps), listing("Reference", ["reference/index", *others]),
                         listing("Results", [text for page, text in there.items() if page.startswith("results")]),
                         listing("Project", [text for page, text in there.items() if page.startswith("project")])])
 
