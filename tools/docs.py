@@ -100,9 +100,9 @@ def git_url() -> str:
 def moved(link: str, path: Path, page: str, known: dict[Path, str]) -> str:
     "A link of a file in the repository as a link of its page: to another page, to a picture beside the pages, or to GitHub."
     name, mark, anchor = link.partition("#")
-    if is_external(link) or not name:
-        return link
     target, up = (path.parent / unquote(name)).resolve(), Path(page).parent
+    if is_external(link) or not name or not target.exists():  # sphinx complains of what is not there
+        return link
     if target in known:
         ending = ".ipynb" if target.suffix == ".ipynb" or known[target] == "index" else ".md"
         return Path(os.path.relpath(known[target] + ending, up)).as_posix() + mark + anchor
