@@ -100,9 +100,9 @@ def git_url() -> str:
 def moved(link: str, path: Path, page: str, known: dict[Path, str]) -> str:
     "A link of a file in the repository as a link of its page: to another page, to a picture beside the pages, or to GitHub."
     name, mark, anchor = link.partition("#")
-    if is_external(link) or not name:
-        return link
     target, up = (path.parent / unquote(name)).resolve(), Path(page).parent
+    if is_external(link) or not name or not target.exists():  # sphinx complains of what is not there
+        return link
     if target in known:
         ending = ".ipynb" if target.suffix == ".ipynb" or known[target] == "index" else ".md"
         return Path(os.path.relpath(known[target] + ending, up)).as_posix() + mark + anchor
@@ -146,13 +146,14 @@ def listing(caption: str, entries: list[str]) -> str:
 def contents(known: dict[Path, str]) -> str:
     "The hidden lists of pages that make the site's menu."
     inside = [page for page in sorted(known.values()) if page != "index" and not page.startswith(("results/", "project/"))]
-    lessons = [page for page in inside if page.startswith("tutorials/")]
+    lessons = sorted((page for page in inside if page.startswith("tutorials/")), key=lambda page: (not page.endswith("README"), page))
     chapters = [page for page in inside if page not in lessons and page[0].isdigit()]
-    others = [page for page in inside if page not in lessons + chapters]
+    apps = [page for page in inside if page.startswith("apps/")]
+    others = [page for page in inside if page not in lessons + chapters + apps]
     named = [f"{re.match(r'[0-9]+', page)[0]} {title_of(path)} <{page}>" for page in chapters for path in known if known[path] == page]
     texts = {"results/experiments": "On real spectra", "results/benchmarks": "Speed and memory", "project/contributing": "Contributing", "project/changelog": "Changes"}
     there = {page: f"{title} <{page}>" for page, title in texts.items() if page in known.values()}
-    return "\n\n".join([listing("Lessons", lessons), listing("Chapters", named), listing("Reference", ["reference/index", *others]),
+    return "\n\n".join([listing("Lessons", lessons), listing("Chapters", named), listing("Apps", apps), listing("Reference", ["reference/index", *others]),
                         listing("Results", [text for page, text in there.items() if page.startswith("results")]),
                         listing("Project", [text for page, text in there.items() if page.startswith("project")])])
 
