@@ -17,7 +17,7 @@ TIMEOUT := $(shell command -v timeout >/dev/null && echo timeout)
 LIMIT = $(if $(TIMEOUT),$(TIMEOUT) $(1))
 
 .NOTPARALLEL:
-.PHONY: python help demo test check notebooks lessons slides pytest experiment experiments benchmark lab docs figures readme export clean-notebooks hooks dist clean
+.PHONY: python help demo test check notebooks lessons slides pytest experiment experiments benchmark lab voila docs figures readme export clean-notebooks hooks dist clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ benchmark: .venv/.ready  ## speed of reading and of simulating, and pre-training
 
 lab: .venv/.ready-lab  ## open JupyterLab on the chapters
 	$(BIN)/jupyter lab --notebook-dir nbs
+
+voila: .venv/.ready-lab  ## serve the downcore explorer as a page without code: make voila PREDICTIONS=results/predictions.csv SCANS=scans.parquet
+	PREDICTIONS=$(if $(PREDICTIONS),$(abspath $(PREDICTIONS))) SCANS=$(if $(SCANS),$(abspath $(SCANS))) $(PATIENT) $(BIN)/voila nbs/apps/downcore.ipynb
 
 docs: .venv/.ready-docs  ## the documentation site, in _docs/
 	$(BIN)/python tools/docs.py

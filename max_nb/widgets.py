@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from html import escape
 
 import ipywidgets as widgets
@@ -19,13 +19,13 @@ from .plots import COLOURS, INK, MARKED, agreement, empty_figure, fade, hidden_r
 from .spectra import Spectra
 
 # %% auto #0
-__all__ = ['LOWEST_MARK_KEV', 'TRACES', 'STRONG', 'REACH_FWHM', 'MOST', 'MARKS', 'MIXER', 'MOST_PARTS', 'METRIC_NAMES', 'plain',
-           'figure_state', 'changes', 'redraw', 'slider', 'choice', 'several', 'tick', 'Explorer', 'line_marks',
-           'peak_candidates', 'nearest_peak', 'row_names', 'offered', 'draw_spectra', 'spectrum_explorer', 'mixture',
-           'mixed_counts', 'draw_mixture', 'composition_mixer', 'draw_hidden', 'as_mask', 'guess_score', 'draw_guess',
-           'patch_names', 'toggled', 'mask_explorer', 'draw_progress', 'PretrainingMonitor', 'guess_hidden',
-           'pretraining_monitor', 'predicted_targets', 'explained_targets', 'draw_depth', 'downcore_explorer',
-           'core_errors', 'draw_cores', 'prediction_explorer', 'top_players', 'draw_attribution',
+__all__ = ['WIDTH', 'LOWEST_MARK_KEV', 'TRACES', 'STRONG', 'REACH_FWHM', 'MOST', 'MARKS', 'MIXER', 'MOST_PARTS', 'METRIC_NAMES',
+           'plain', 'figure_state', 'changes', 'redraw', 'slider', 'choice', 'several', 'tick', 'Explorer',
+           'line_marks', 'peak_candidates', 'nearest_peak', 'row_names', 'offered', 'draw_spectra', 'spectrum_explorer',
+           'mixture', 'mixed_counts', 'draw_mixture', 'composition_mixer', 'draw_hidden', 'as_mask', 'guess_score',
+           'draw_guess', 'patch_names', 'toggled', 'mask_explorer', 'draw_progress', 'PretrainingMonitor',
+           'guess_hidden', 'pretraining_monitor', 'predicted_targets', 'explained_targets', 'draw_depth',
+           'downcore_explorer', 'core_errors', 'draw_cores', 'prediction_explorer', 'top_players', 'draw_attribution',
            'attribution_explorer', 'paired_differences', 'draw_budget', 'label_budget_explorer']
 
 # %% ../nbs/11_widgets.ipynb #6adea01f
@@ -96,7 +96,7 @@ class Explorer(widgets.VBox):
     ):
         _manager_of_colab()
         self.draw, self.controls, self.silent, self.problem = draw, controls, set(silent), None
-        self.shown = figure_state(draw(**self.values))
+        self.shown = self._drawn()
         self.view, self.note = go.FigureWidget(self.shown), widgets.HTML()
         for name in set(controls) - self.silent: controls[name].observe(lambda change: self.guarded(self.refresh), "value")
         self.clicks = clicks or {}
@@ -107,11 +107,13 @@ class Explorer(widgets.VBox):
     @property
     def values(self) -> dict: return {name: c.value for name, c in self.controls.items() if name not in self.silent}
     @property
-    def figure(self) -> go.Figure: return go.Figure(self.shown)
+    def figure(self) -> go.Figure: return go.Figure(self.shown).update_layout(width=None)
+
+    def _drawn(self) -> dict: return figure_state(self.draw(**self.values).update_layout(width=WIDTH))
 
     def refresh(self) -> None:
         "Draw again with the values as they are now."
-        self.shown = redraw(self.view, self.shown, figure_state(self.draw(**self.values)))
+        self.shown = redraw(self.view, self.shown, self._drawn())
 
     def guarded(self, do: Callable) -> None:
         "Call `do()`; what it raises is written under the figure, and kept as `problem`."
@@ -134,9 +136,18 @@ class Explorer(widgets.VBox):
     def _ipython_display_(self, **options) -> None:
         "The living figure for a page with a kernel, the plain one for all others."
         from IPython.display import display
+        _say_all(self.view)
         widget = {"application/vnd.jupyter.widget-view+json": dict(version_major=2, version_minor=0, model_id=self.model_id)}
-        still = {} if _in_colab() else {"application/vnd.plotly.v1+json": dict(self.shown, config=dict(responsive=True))}
+        still = {} if _in_colab() else {"application/vnd.plotly.v1+json": plain(self.figure.to_plotly_json())}
         display({**widget, **still, "text/plain": f"{type(self).__name__} with the controls {', '.join(self.controls)}"}, raw=True)
+
+# %% ../nbs/11_widgets.ipynb #38a1d0d6
+WIDTH = 920 # pixels of a living figure: Plotly cannot know the width of a page that a widget is not yet part of
+
+def _say_all(view: go.FigureWidget) -> None:
+    "Send the figure as it is now once more, as what was sent before the page had loaded Plotly may be lost."
+    view._repr_mimebundle_()
+    view.send_state([name for name in ("_widget_layout", "_widget_data") if view.has_trait(name)])
 
 # %% ../nbs/11_widgets.ipynb #ceec30f9
 def _in_colab() -> bool:
@@ -183,8 +194,9 @@ def peak_candidates(
     near = table.assign(score=off + table["handicap"])[off <= REACH_FWHM].sort_values("score", kind="stable")
     return near[["label", "kind", "energy_kev", "off_kev"]].reset_index(drop=True)
 
+@lru_cache(maxsize=8)
 def _all_marks(max_kev: float) -> pd.DataFrame:
-    "Every mark with its handicap."
+    "Every mark with its handicap; nobody may change it."
     lines = emission_lines((*SEDIMENT_ELEMENTS, "Rh", *TRACES), max_kev).query("intensity >= @WEAKEST")
     common = np.where(lines["line"].str[0] == "K", lines["element"].isin(SEDIMENT_ELEMENTS), lines["element"] == "Rh")
     own = pd.DataFrame(dict(label=lines["element"] + " " + lines["line"], kind="line", energy_kev=lines["energy_kev"], handicap=0.3 * (1 - lines["intensity"]) + 0.35 * ~common))
@@ -337,7 +349,7 @@ def composition_mixer(
         counts = mixed_counts(parts, film_um, noise, seed)
         if not hold: kept["counts"] = counts
         return draw_mixture(parts, counts, kept["counts"] if hold else None, log)
-    sliders = {name: slider(name.replace("_", " ") + ", parts", part, 0.0, MOST_PARTS.get(name, 100.0), 0.1 if name in MOST_PARTS else 1.0) for name, part in MIXER.items()}
+    sliders = {name: slider(name.replace("_", " "), part, 0.0, MOST_PARTS.get(name, 100.0), 0.1 if name in MOST_PARTS else 1.0) for name, part in MIXER.items()}
     return Explorer(draw, dict(sliders, film_um=slider("water film, µm", 0.0, 0.0, 40.0, 2.0), hold=tick("hold, to compare", False), noise=tick("counting noise"), log=tick("log scale")))
 
 # %% ../nbs/11_widgets.ipynb #6df888f6
@@ -389,10 +401,10 @@ def draw_guess(
     for name, y, colour, width in (("measured", counts, INK, 1), ("shown to the model", np.where(gone, np.nan, counts), COLOURS[0], 2), ("filled in by the model", np.where(_widened(gone), guess, np.nan), COLOURS[1], 2.4)):
         fig.add_scatter(x=x[:n], y=_floored(y[:n], log), mode="lines", name=name, line=dict(color=colour, width=width), row=1, col=1)
     error = (guess - counts) / np.sqrt(np.maximum(counts, 1))
-    fig.add_scatter(x=x[:n], y=np.where(gone, error, np.nan)[:n], mode="lines", line=dict(color=COLOURS[1], width=1.4), fill="tozeroy", fillcolor=fade(COLOURS[1]), showlegend=False, name="error", row=2, col=1)
+    fig.add_scatter(x=x[:n], y=np.where(gone, error, np.nan)[:n], mode="lines", line=dict(color=COLOURS[1], width=1.4), showlegend=False, name="error", row=2, col=1)
     grey = [dict(type="rect", x0=a, x1=b, y0=0, y1=1, yref="paper", fillcolor=fade(INK, 0.18), line=dict(width=0), layer="below") for a, b in hidden_runs(mask, model.patch_edges_kev)]
     fig.update_layout(shapes=grey, hovermode="x", annotations=_elements(n and float(x[n - 1])), margin=dict(t=90), legend=dict(y=1.06))
-    fig.update_yaxes(title_text="counts", **_count_axis(log), row=1).update_yaxes(title_text="error, sd of noise", row=2)
+    fig.update_yaxes(title_text="counts", **_count_axis(log), row=1).update_yaxes(title_text="error, sd", row=2)
     return fig.update_xaxes(range=[0, float(x[n - 1])]).update_xaxes(title_text="energy, keV", row=2)
 
 def _guessed(mask: np.ndarray, score: float) -> str:
