@@ -101,6 +101,8 @@ def table(rows: list[Row], what: str) -> str:
     columns = {what: [code(row.name) if row.name != "returns" else "*returns*" for row in rows], "type": [code(row.kind) for row in rows],
                "default": [code(row.default) for row in rows], "meaning, shape, unit": [safe(row.note) for row in rows]}
     kept = {head: cells for head, cells in columns.items() if head == what or any(cells)}
+    if len(kept) == 1:  # the signature names them already
+        return ""
     lines = [list(kept), ["---"] * len(kept), *zip(*kept.values())]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
