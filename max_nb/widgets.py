@@ -725,7 +725,8 @@ _SYMBOLS = ("circle", "diamond", "x", "square", "triangle-up", "cross")
 def _sum_said(shown: dict, sample: int) -> str:
     "Base value and sum of each explanation."
     base = {name: float(np.ravel(np.broadcast_to(e.base_values, len(e.values)))[sample]) for name, e in shown.items()}
-    return "; ".join(f"{name}: {b:.2f} + {float(shown[name].values[sample].sum()):+.2f} = {b + float(shown[name].values[sample].sum()):.2f} wt%" for name, b in base.items())
+    total = {name: float(e.values[sample].sum()) for name, e in shown.items()}
+    return "; ".join(f"{name}: {b:.2f} {'+' if total[name] >= 0 else '−'} {abs(total[name]):.2f} = {b + total[name]:.2f} wt%" for name, b in base.items())
 
 # %% ../nbs/11_widgets.ipynb #860581ef
 def attribution_explorer(

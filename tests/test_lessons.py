@@ -175,9 +175,9 @@ def test_tensors_are_answers_too():
 
 
 def test_slides_begin_where_headings_are():
-    cells = [("markdown", "# 1. Title"), ("code", "import sys\nimport numpy"), ("markdown", "Now look."), ("code", "x"), ("markdown", "## Part"), ("code", "# Knobs: small"), ("markdown", "### Exercise 1.1: do")]
+    cells = [("markdown", "# 1. Title"), ("code", "import sys\nimport numpy"), ("markdown", "Now look."), ("code", "x"), ("markdown", "## Part"), ("markdown", "And the knobs."), ("code", "# Knobs: small"), ("markdown", "### Exercise 1.1: do")]
     kinds = slides.slide_types([dict(cell_type=kind, id=str(i), source=text) for i, (kind, text) in enumerate(cells)])
-    assert kinds == ["slide", "skip", "subslide", "-", "slide", "skip", "slide"]
+    assert kinds == ["slide", "skip", "subslide", "-", "slide", "skip", "skip", "slide"]
 
 
 def test_a_slide_of_each_lesson_can_be_made(tmp_path):

@@ -1,7 +1,7 @@
 """Write slides of the lessons to `_slides/`: one HTML file each, pictures inside, arrow keys to move, `s` for the speaker's view.
 
 A heading begins a slide, text below it one more under it, and code stays with the text before it. What an audience need not see (the install
-cell, imports, the knobs) is left out. reveal.js itself comes from the net.
+cell, imports, the knobs, and the words before them) is left out. reveal.js itself comes from the net.
 """
 import argparse
 import json
@@ -15,24 +15,27 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "_slides"
 LEFT_OUT = re.compile(r"# Knobs|(from|import) ")
 STYLE = """<style>
-.reveal { font-size: 1.5em; } .reveal h1 { font-size: 1.9em; } .reveal h2 { font-size: 1.5em; } .reveal h3 { font-size: 1.2em; }
-.reveal img { max-height: 62vh; } .reveal table { font-size: .8em; }
+.reveal { font-size: 1.35em; } .reveal h1 { font-size: 1.9em; } .reveal h2 { font-size: 1.5em; } .reveal h3 { font-size: 1.2em; }
+.reveal img { max-height: 62vh; } .reveal table { font-size: .8em; } .reveal pre { white-space: pre-wrap !important; }
 </style>"""
 
 
-def slide_type(cell: dict) -> str:
-    "What reveal.js does with a cell: a new slide to the right or below, the same slide, or nothing."
-    text = one_text(cell["source"])
-    if cell["cell_type"] == "code":
-        return "skip" if cell["id"] == INSTALL or LEFT_OUT.match(text) else "-"
-    if cell["id"] == BADGE:
-        return "-"
-    return "slide" if re.match(r"#{1,3} ", text) else "subslide"
+def is_left_out(cell: dict) -> bool:
+    "Is this a cell that an audience need not see: badge, install cell, imports, knobs?"
+    return cell["id"] in (BADGE, INSTALL) or cell["cell_type"] == "code" and bool(LEFT_OUT.match(one_text(cell["source"])))
+
+
+def slide_type(cell: dict, after: dict | None) -> str:
+    "What reveal.js does with a cell, given the one after it: a new slide to the right or below, the same slide, or nothing."
+    heading = cell["cell_type"] == "markdown" and re.match(r"#{1,3} ", one_text(cell["source"]))
+    if is_left_out(cell) or cell["cell_type"] == "markdown" and not heading and after and is_left_out(after):
+        return "skip"
+    return "-" if cell["cell_type"] == "code" else "slide" if heading else "subslide"
 
 
 def slide_types(cells: list[dict]) -> list[str]:
     "The type of each cell's slide."
-    return [slide_type(cell) for cell in cells]
+    return [slide_type(cell, after) for cell, after in zip(cells, cells[1:] + [None])]
 
 
 def as_slides(notebook: dict) -> dict:
@@ -46,7 +49,7 @@ def page(path: Path) -> str:
     import nbformat
     from nbconvert import SlidesExporter
     exporter = SlidesExporter(embed_images=True, reveal_scroll=True, reveal_transition="none", exclude_input_prompt=True, exclude_output_prompt=True)
-    notebook = nbformat.from_dict(as_slides(json.loads(path.read_text(encoding="utf-8"))))
+    notebook = nbformat.reads(json.dumps(as_slides(json.loads(path.read_text(encoding="utf-8")))), as_version=4)
     html, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(path.parent), "name": path.stem}})
     return html.replace("</head>", STYLE + "</head>", 1)
 
