@@ -20,13 +20,13 @@ from .spectra import Spectra
 
 # %% auto #0
 __all__ = ['WIDTH', 'LOWEST_MARK_KEV', 'TRACES', 'STRONG', 'REACH_FWHM', 'MOST', 'MARKS', 'MIXER', 'MOST_PARTS', 'METRIC_NAMES',
-           'plain', 'figure_state', 'changes', 'redraw', 'slider', 'choice', 'several', 'tick', 'Explorer',
-           'line_marks', 'peak_candidates', 'nearest_peak', 'row_names', 'offered', 'draw_spectra', 'spectrum_explorer',
-           'mixture', 'mixed_counts', 'draw_mixture', 'composition_mixer', 'draw_hidden', 'as_mask', 'guess_score',
-           'draw_guess', 'patch_names', 'toggled', 'mask_explorer', 'draw_progress', 'PretrainingMonitor',
-           'guess_hidden', 'pretraining_monitor', 'predicted_targets', 'explained_targets', 'draw_depth',
-           'downcore_explorer', 'core_errors', 'draw_cores', 'prediction_explorer', 'top_players', 'draw_attribution',
-           'attribution_explorer', 'paired_differences', 'draw_budget', 'label_budget_explorer']
+           'plain', 'figure_state', 'changes', 'redraw', 'slider', 'choice', 'several', 'tick', 'LivingFigure',
+           'Explorer', 'line_marks', 'peak_candidates', 'nearest_peak', 'row_names', 'offered', 'draw_spectra',
+           'spectrum_explorer', 'mixture', 'mixed_counts', 'draw_mixture', 'composition_mixer', 'draw_hidden',
+           'as_mask', 'guess_score', 'draw_guess', 'patch_names', 'toggled', 'mask_explorer', 'draw_progress',
+           'PretrainingMonitor', 'guess_hidden', 'pretraining_monitor', 'predicted_targets', 'explained_targets',
+           'draw_depth', 'downcore_explorer', 'core_errors', 'draw_cores', 'prediction_explorer', 'top_players',
+           'draw_attribution', 'attribution_explorer', 'paired_differences', 'draw_budget', 'label_budget_explorer']
 
 # %% ../nbs/11_widgets.ipynb #6adea01f
 def plain(value):  # whatever a figure holds
@@ -78,12 +78,26 @@ def choice(label: str, options, value=None) -> widgets.Dropdown:
     return widgets.Dropdown(options=options, value=first if value is None else value, description=label, layout=_WIDE, style=_NAME)
 
 def several(label: str, options, value=(), rows: int = 5) -> widgets.SelectMultiple:
-    "Any number of several: Shift and arrow keys, or Ctrl and click."
+    "Any number of several: Ctrl and click; or Ctrl and arrow keys, and the space bar."
     return widgets.SelectMultiple(options=list(options), value=tuple(value), rows=rows, description=label, layout=_WIDE, style=_NAME)
 
 def tick(label: str, value: bool = True) -> widgets.Checkbox:
     "Yes or no."
     return widgets.Checkbox(value=value, description=label, indent=True, layout=_WIDE, style=_NAME)
+
+# %% ../nbs/11_widgets.ipynb #9c33798c
+WIDTH = 920 # pixels of a figure on a page: Plotly cannot know the width of a page that a widget is not yet part of
+
+class LivingFigure(go.FigureWidget):
+    "A `FigureWidget` that is announced to the page together with all its data."
+    _complete = False
+    def __init__(self, state: dict):
+        super().__init__(state)
+        self._complete = True
+        self.open()
+
+    def open(self) -> None:
+        if self._complete: super().open()
 
 # %% ../nbs/11_widgets.ipynb #cbb72af4
 class Explorer(widgets.VBox):
@@ -97,7 +111,7 @@ class Explorer(widgets.VBox):
         _manager_of_colab()
         self.draw, self.controls, self.silent, self.problem = draw, controls, set(silent), None
         self.shown = self._drawn()
-        self.view, self.note = go.FigureWidget(self.shown), widgets.HTML()
+        self.view, self.note = LivingFigure(self.shown), widgets.HTML()
         for name in set(controls) - self.silent: controls[name].observe(lambda change: self.guarded(self.refresh), "value")
         self.clicks = clicks or {}
         for number in self.clicks: self.view.data[number].on_click(partial(self._clicked, number))
@@ -136,18 +150,9 @@ class Explorer(widgets.VBox):
     def _ipython_display_(self, **options) -> None:
         "The living figure for a page with a kernel, the plain one for all others."
         from IPython.display import display
-        _say_all(self.view)
         widget = {"application/vnd.jupyter.widget-view+json": dict(version_major=2, version_minor=0, model_id=self.model_id)}
         still = {} if _in_colab() else {"application/vnd.plotly.v1+json": plain(self.figure.to_plotly_json())}
         display({**widget, **still, "text/plain": f"{type(self).__name__} with the controls {', '.join(self.controls)}"}, raw=True)
-
-# %% ../nbs/11_widgets.ipynb #38a1d0d6
-WIDTH = 920 # pixels of a living figure: Plotly cannot know the width of a page that a widget is not yet part of
-
-def _say_all(view: go.FigureWidget) -> None:
-    "Send the figure as it is now once more, as what was sent before the page had loaded Plotly may be lost."
-    view._repr_mimebundle_()
-    view.send_state([name for name in ("_widget_layout", "_widget_data") if view.has_trait(name)])
 
 # %% ../nbs/11_widgets.ipynb #ceec30f9
 def _in_colab() -> bool:
