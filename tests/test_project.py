@@ -163,7 +163,7 @@ def test_requirements_name_all_that_the_package_imports():
     wanted = " ".join([config["DEFAULT"]["requirements"], *extras])  # the extras are imported where they are used
     named = {re.split(r"[<>=!~\[]", requirement)[0] for requirement in wanted.split()}
     imports = {top for path in MODULES for top, _ in imported(ast.walk(tree(path)))} - set(sys.stdlib_module_names) - {"max_nb", "__future__", "google"}
-    names = {"sklearn": "scikit-learn", "xraylib_np": "xraylib", "pdz_tool": "pdz-tool"}
+    names = {"IPython": "ipython", "sklearn": "scikit-learn", "xraylib_np": "xraylib", "pdz_tool": "pdz-tool"}
     assert {names.get(top, top) for top in imports} - named == set()
 
 
