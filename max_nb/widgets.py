@@ -93,16 +93,11 @@ class LivingFigure(go.FigureWidget):
     _complete = False
     def __init__(self, state: dict):
         super().__init__(state)
-        self._complete, self._seen = True, False
-        self.observe(lambda change: setattr(self, "_seen", True), "_js2py_traceDeltas")
+        self._complete = True
         self.open()
 
     def open(self) -> None:
         if self._complete: super().open()
-
-    def say_again(self) -> None:
-        "Until a page has answered that it drew the figure: put its state of now where a page that is still loading will look."
-        if not self._seen: self._repr_mimebundle_()
 
 # %% ../nbs/11_widgets.ipynb #cbb72af4
 class Explorer(widgets.VBox):
@@ -133,7 +128,6 @@ class Explorer(widgets.VBox):
     def refresh(self) -> None:
         "Draw again with the values as they are now."
         self.shown = redraw(self.view, self.shown, self._drawn())
-        self.view.say_again()
 
     def guarded(self, do: Callable) -> None:
         "Call `do()`; what it raises is written under the figure, and kept as `problem`."
