@@ -215,10 +215,14 @@ class Shown:
         return self.plot.evaluate("gd => gd._fullLayout.title.text")
 
     def changes(self, do, seconds: float = 10):
-        "Do something; the figure must change."
+        "Do something; the figure must change. A busy page may miss a click, so once more if need be."
         before = self.state()
         do()
-        until(lambda: self.state() != before, lambda: (self.title(), self.cell.locator("[role=alert]").all_text_contents()), seconds)
+        try:
+            until(lambda: self.state() != before, self.title, seconds / 2)
+        except AssertionError:
+            do()
+            until(lambda: self.state() != before, lambda: (self.title(), self.cell.locator("[role=alert]").all_text_contents()), seconds)
 
     def control(self, label: str):
         "The container of the control with this description."
@@ -348,7 +352,8 @@ def test_screenshots_in_light_and_dark(page):
     SHOTS.mkdir(parents=True, exist_ok=True)
     for theme in ("Light", "Dark"):
         page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
-        page.wait_for_selector(f"body[data-jp-theme-name='JupyterLab {theme}']", timeout=20_000)
+        page.wait_for_selector(f"body[data-jp-theme-name='JupyterLab {theme}']", state="attached", timeout=20_000)
+        page.wait_for_timeout(500)
         for name in CELLS:
             Shown(page, name).cell.screenshot(path=SHOTS / f"{name}_{theme.lower()}.png")
     assert all((SHOTS / f"{name}_light.png").read_bytes() != (SHOTS / f"{name}_dark.png").read_bytes() for name in CELLS)
