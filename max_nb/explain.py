@@ -4,7 +4,7 @@
 
 # %% ../nbs/10_explain.ipynb #59de7b77
 from __future__ import annotations
-import time
+import copy, time
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Callable
@@ -12,16 +12,33 @@ from typing import Callable
 import numpy as np
 import pandas as pd
 
-from .energy import EnergyAxis, line_groups
+from .energy import EnergyAxis, Tube, line_features, line_groups
 from .spectra import Spectra, as_counts
 
 # %% auto #0
-__all__ = ['patch_players', 'player_of', 'checked_channels', 'marginal_game', 'coalition_masker', 'numpy_state_kept',
-           'shapley_values', 'representatives', 'combine_games', 'predictor', 'target_names', 'seen_patches',
-           'add_residual', 'filled_in', 'conditional_game', 'LinearImputer', 'imputer_skill', 'drop_game', 'axis_of',
-           'find_players', 'autoencoder', 'background_counts', 'reference_spectra', 'make_games', 'play',
-           'count_shares', 'as_explanation', 'quality_line', 'check_choices', 'explain', 'drivers', 'one_target',
-           'prediction_without', 'deletion_curve', 'plot_deletion', 'deletion_gain', 'negative_controls', 'truth_test']
+__all__ = ['BATCH', 'TRUSTED', 'LIKENESS', 'line_players', 'patch_players', 'nested_players', 'player_of', 'checked_channels',
+           'marginal_game', 'coalition_masker', 'numpy_state_kept', 'shapley_values', 'representatives',
+           'combine_games', 'draw_orders', 'coalitions_on_the_way', 'gains', 'ask', 'Tally', 'sample', 'one_pair',
+           'predictor', 'target_names', 'seen_patches', 'add_residual', 'filled_in', 'imputed', 'conditional_game',
+           'LinearImputer', 'imputer_skill', 'drop_game', 'axis_of', 'find_players', 'find_parents', 'autoencoder',
+           'check_decoder', 'background_counts', 'check_same_instrument', 'voltages', 'reference_spectra', 'make_games',
+           'play', 'play_exactly', 'play_orders', 'count_shares', 'as_explanation', 'quality_line', 'of_spread',
+           'asked_and_reached', 'check_choices', 'explain', 'drivers', 'one_target', 'prediction_without',
+           'deletion_curve', 'plot_deletion', 'deletion_gain', 'negative_controls', 'truth_test']
+
+# %% ../nbs/10_explain.ipynb #06392e2c
+def line_players(
+    axis: EnergyAxis = EnergyAxis(),
+    tube: Tube = Tube(),    # its anode's lines are players, and above the last line only its scattered radiation is left
+) -> dict[str, np.ndarray]: # player: its channels
+    "`line_groups`, with the bands of continuum above the last line joined into one player, the scatter."
+    groups, lines = line_groups(axis, tube=tube), line_features(anode=tube.anode)
+    last = lines.loc[lines.kind.isin(["alpha", "beta"]), "energy_kev"].max()
+    above = [name for name, channels in groups.items() if name.startswith("continuum") and axis.centers[channels[0]] > last]
+    if not above: return groups
+    joined = np.concatenate([groups[name] for name in above])
+    scatter = f"scatter {axis.centers[joined[0]]:.1f}-{axis.centers[joined[-1]]:.1f} keV"
+    return {scatter if name == above[0] else name: joined if name == above[0] else channels for name, channels in groups.items() if name not in above[1:]}
 
 # %% ../nbs/10_explain.ipynb #02044192
 def patch_players(
@@ -36,6 +53,23 @@ def patch_players(
     players = {f"{a:.2f}-{b:.2f} keV": np.arange(i * patch_size, (i + 1) * patch_size) for i, (a, b) in enumerate(zip(edges, edges[1:]))}
     rest = np.arange(n * patch_size, axis.n_channels)
     return players | ({f"above {edges[-1]:.1f} keV": rest} if len(rest) else {})
+
+# %% ../nbs/10_explain.ipynb #a7cb2ff4
+def nested_players(
+    groups: dict[str, np.ndarray],      # name: channel numbers, as from `line_players`
+    axis: EnergyAxis = EnergyAxis(),
+    patch_size: int = 16,               # P, channels a patch
+) -> tuple[dict[str, np.ndarray], list[str]]: # player: its channels; and the group of each player
+    "Each group cut at the edges of the patches; one that nothing cuts stays whole, and so does what lies above 10 keV."
+    pieces, parents = {}, []
+    for name, channels in groups.items():
+        patch = np.zeros(len(channels), int) if name.startswith("above") else np.asarray(channels) // patch_size
+        for number in np.unique(patch):
+            own = np.asarray(channels)[patch == number]
+            label = name if len(np.unique(patch)) == 1 else f"{name}, {axis.centers[own[0]]:.2f}-{axis.centers[own[-1]]:.2f} keV"
+            pieces[label] = own
+            parents.append(name)
+    return pieces, parents
 
 # %% ../nbs/10_explain.ipynb #57dd79df
 def player_of(
@@ -129,6 +163,110 @@ def combine_games(
     choice = values.mean(1).std(0, ddof=1) / np.sqrt(k) if k > 1 else np.zeros(values.shape[2:])
     return values.mean((0, 1)), mc, choice
 
+# %% ../nbs/10_explain.ipynb #2fcf3834
+def draw_orders(
+    n: int,                           # how many
+    n_players: int,                   # M
+    rng: np.random.Generator,
+    parents: np.ndarray | None = None, # (M,) number of each player's group; None: no groups
+) -> np.ndarray:                      # (n, M) place of each player in the order of arrival, from 0
+    "Random orders of arrival; members of a group arrive one after the other."
+    turn = rng.random((n, n_players))
+    if parents is None: return turn.argsort(1).argsort(1)
+    group_turn = rng.random((n, parents.max() + 1))[:, parents]
+    return np.lexsort((turn, group_turn), axis=1).argsort(1)
+
+# %% ../nbs/10_explain.ipynb #2846de33
+def coalitions_on_the_way(
+    rank: np.ndarray, # (n, M) from `draw_orders`
+) -> np.ndarray:      # (n, 2 (M - 1), M) bool: those of the order, then those of its reverse
+    "The coalitions that an order of arrival and its reverse pass through."
+    m = rank.shape[1]
+    step = np.arange(1, m)[:, None]
+    return np.concatenate([rank[:, None] < step, rank[:, None] >= m - step], 1)
+
+# %% ../nbs/10_explain.ipynb #b40f0c54
+def gains(
+    rank: np.ndarray,  # (n, M) from `draw_orders`
+    along: np.ndarray, # (n, 2 (M - 1), T) values of `coalitions_on_the_way`
+    empty: np.ndarray, # (n, T) value of nobody
+    full: np.ndarray,  # (n, T) value of everybody
+) -> np.ndarray:       # (n, M, T) what each player added, mean of the order and its reverse
+    "Marginal contributions along an antithetic pair."
+    m, half = rank.shape[1], along.shape[1] // 2
+    def one_way(place, steps): return np.take_along_axis(np.diff(steps, axis=1, prepend=empty[:, None], append=full[:, None]), place[..., None], 1)
+    return (one_way(rank, along[:, :half]) + one_way(m - 1 - rank, along[:, half:])) / 2
+
+# %% ../nbs/10_explain.ipynb #117d41ec
+BATCH = 1024 # coalitions given to a game at a time
+
+def ask(
+    game: Callable,         # game(coalitions (N, M) bool, counts (N, C)) -> (N, T) wt%
+    coalitions: np.ndarray, # (n, S, M) bool: S coalitions of each spectrum
+    counts: np.ndarray,     # (n, C)
+) -> np.ndarray:            # (n, S, T) wt%
+    "The game's values, batch by batch."
+    n, s, m = coalitions.shape
+    flat, row = coalitions.reshape(n * s, m), np.repeat(np.arange(n), s)
+    parts = [game(flat[i : i + BATCH], counts[row[i : i + BATCH]]) for i in range(0, n * s, BATCH)]
+    return np.concatenate(parts).reshape(n, s, -1) if parts else np.zeros((n, 0, 1))
+
+# %% ../nbs/10_explain.ipynb #b44f95c9
+TRUSTED = 4 # degrees of freedom of a standard error that may stop the sampling
+
+class Tally:
+    "Running means and standard errors of the values of K games (Welford 1962)."
+    def __init__(self, shape: tuple): # (K, B, M, T)
+        self.n, self.mean, self.squares = np.zeros(shape[1], int), np.zeros(shape), np.zeros(shape)
+
+    def add(self, values: np.ndarray, rows: np.ndarray) -> None:
+        "values (K, len(rows), M, T): one more pair of each game for these spectra."
+        self.n[rows] += 1
+        step = values - self.mean[:, rows]
+        self.mean[:, rows] += step / self.n[rows][:, None, None]
+        self.squares[:, rows] += step * (values - self.mean[:, rows])
+
+    @property
+    def freedom(self) -> np.ndarray: return len(self.mean) * (self.n - 1) # (B,)
+    def errors(self) -> np.ndarray:
+        "(B, M, T) Monte Carlo standard error of the mean over games; zero where there is one pair only."
+        k, more = len(self.mean), np.maximum(self.n - 1, 1)[:, None, None]
+        return np.sqrt((self.squares / more).sum(0) / np.maximum(self.n, 1)[:, None, None]) / k
+    def choice(self) -> np.ndarray:
+        "(B, M, T) standard error from the choice of background; zero for a single game."
+        k = len(self.mean)
+        return self.mean.std(0, ddof=1) / np.sqrt(k) if k > 1 else np.zeros(self.mean.shape[1:])
+
+# %% ../nbs/10_explain.ipynb #1cacb0dd
+def sample(
+    games: list[Callable],             # K games
+    counts: np.ndarray,                # (B, C) spectra to explain
+    n_players: int,                    # M
+    pairs: int,                        # antithetic pairs a game; where an error is asked for, the fewest
+    seed: int,
+    parents: np.ndarray | None = None, # (M,) numbers of groups, for Owen values
+    wanted: np.ndarray | None = None,  # (T,) largest Monte Carlo error that is accepted, wt%; None: `pairs` and no more
+    most: int = 64,                    # pairs a game at which it ends in any case
+    progress: bool = True,             # show a bar where it takes longer than two seconds
+) -> tuple[Tally, np.ndarray]:         # values with their errors; base values (B, T)
+    "Random orders for all spectra, round by round, until enough."
+    from tqdm import tqdm
+    nobody, everybody = np.zeros((len(counts), 1, n_players), bool), np.ones((len(counts), 1, n_players), bool)
+    empty, full = [ask(game, nobody, counts)[:, 0] for game in games], ask(games[0], everybody, counts)[:, 0]
+    tally, rows = Tally((len(games), len(counts), n_players, full.shape[1])), np.arange(len(counts))
+    with tqdm(desc="explain", unit="round", delay=2, mininterval=0.5, leave=False, disable=not progress) as bar:
+        for turn in range(pairs if wanted is None else max(most, pairs)):
+            tally.add(np.stack([one_pair(game, counts, rows, n_players, (seed, turn, k), parents, empty[k], full) for k, game in enumerate(games)]), rows)
+            bar.update()
+            if wanted is not None and turn + 1 >= pairs: rows = np.flatnonzero((tally.freedom < TRUSTED) | (tally.errors() > wanted).any((1, 2)))
+            if not len(rows): break
+    return tally, np.mean(empty, 0)
+
+def one_pair(game: Callable, counts: np.ndarray, rows: np.ndarray, n_players: int, seed: tuple, parents, empty: np.ndarray, full: np.ndarray) -> np.ndarray:
+    "(len(rows), M, T): one antithetic pair of some of the spectra. The orders of a spectrum do not depend on which others are played."
+    rank = draw_orders(len(counts), n_players, np.random.default_rng(seed), parents)[rows]
+    return gains(rank, ask(game, coalitions_on_the_way(rank), counts[rows]), empty[rows], full[rows])
+
 # %% ../nbs/10_explain.ipynb #4ddbeee8
 def predictor(
     predict: Callable,               # (N, C) -> (N,) or (N, T) wt%
@@ -184,6 +322,19 @@ def filled_in(
     return np.asarray(guess.cpu() if hasattr(guess, "cpu") else guess, dtype=np.float64).clip(0)
 
 # %% ../nbs/10_explain.ipynb #aac7a9bd
+def imputed(
+    mae,                # MAX or another imputer
+    counts: np.ndarray, # (N, C) counts; what is not seen may hold anything that is no secret
+    seen: np.ndarray,   # (N, C) bool
+) -> np.ndarray:        # (N, C) counts >= 0
+    "The autoencoder's guess from whole patches; where patches are seen in part, a second one from those, too."
+    c = mae.config
+    first = filled_in(mae, counts, ~seen_patches(seen, c.n_patches, c.patch_size))
+    share = seen[:, : c.n_patches * c.patch_size].reshape(len(seen), c.n_patches, c.patch_size).mean(2)
+    if not ((share >= 0.5) & (share < 1)).any(): return first
+    closed = np.where(seen, counts, first)
+    return np.where(seen, counts, filled_in(mae, closed, share < 0.5))
+
 def conditional_game(
     predict: Callable,       # (N, C) raw counts -> (N, T) wt%
     mae,                     # MAX: .reconstruct(counts, mask) and .config
@@ -191,12 +342,10 @@ def conditional_game(
     background: np.ndarray,  # (C,) counts of one background spectrum: the source of residuals
 ) -> Callable:               # game(coalitions (N, M) bool, counts (N, C)) -> (N, T) wt%
     "Absent players' channels are drawn by the masked autoencoder, given those present (Frye et al. 2021)."
-    config = mae.config
     def game(coalitions, counts):
         seen = coalitions[:, owner]
-        hidden = ~seen_patches(seen, config.n_patches, config.patch_size)
-        mixed = np.where(seen, counts, background)
-        drawn = add_residual(filled_in(mae, mixed, hidden), background, filled_in(mae, np.tile(background, (len(mixed), 1)), hidden))
+        its = np.tile(background, (len(seen), 1))
+        drawn = add_residual(imputed(mae, np.where(seen, counts, background), seen), background, imputed(mae, its, seen))
         return predict(np.where(seen, counts, drawn))
     return game
 
@@ -233,7 +382,7 @@ def imputer_skill(
     for name, channels in table.items():
         seen = np.ones(counts.shape, bool)
         seen[:, channels] = False
-        guess = filled_in(mae, np.where(seen, counts, counts.mean(0)), ~seen_patches(seen, mae.config.n_patches, mae.config.patch_size))
+        guess = imputed(mae, np.where(seen, counts, counts.mean(0)), seen)
         true, guessed = counts[:, channels].sum(1), guess[:, channels].sum(1)
         spread = max(true.std(), 1e-12)
         r = np.corrcoef(true, guessed)[0, 1] if min(true.std(), guessed.std()) > 0 else 0.0
@@ -263,15 +412,25 @@ def axis_of(
 
 # %% ../nbs/10_explain.ipynb #a33c607d
 def find_players(
-    players: str | dict,         # "lines", "patches", or name: channels
+    players: str | dict,         # "lines", "patches", "nested", or name: channels
     axis: EnergyAxis,
     patch_size: int = 16,        # of the patches
 ) -> dict[str, np.ndarray]:
     "The players by name. ValueError for a word that is not known."
     if isinstance(players, dict): return {str(k): checked_channels(str(k), v, axis.n_channels) for k, v in players.items()}
-    if players == "lines": return line_groups(axis)
+    if players == "lines": return line_players(axis)
     if players == "patches": return patch_players(axis, patch_size)
-    raise ValueError(f"players is {players!r}; expected 'lines', 'patches' or a dict of name: channels")
+    if players == "nested": return nested_players(line_players(axis), axis, patch_size)[0]
+    raise ValueError(f"players is {players!r}; expected 'lines', 'patches', 'nested' or a dict of name: channels")
+
+# %% ../nbs/10_explain.ipynb #2b2ae761
+def find_parents(
+    players: str | dict,  # as for `find_players`
+    axis: EnergyAxis,
+    patch_size: int = 16, # of the patches
+) -> list[str] | None:    # (M,) group of each player; None where there are no groups
+    "The group of each nested player."
+    return nested_players(line_players(axis), axis, patch_size)[1] if isinstance(players, str) and players == "nested" else None
 
 # %% ../nbs/10_explain.ipynb #b42f5b15
 def autoencoder(
@@ -279,14 +438,21 @@ def autoencoder(
     value: str,    # "conditional" or "drop"
     imputer=None,  # a MAX, for "conditional"
 ):                 # MAX
-    "The autoencoder that the game needs: `imputer`, or the MAX inside a MAXRegressor. ValueError if there is none."
+    "The autoencoder that the game needs: `imputer`, or the MAX inside a MAXRegressor. ValueError if there is none, or if it was never trained to fill in."
     if imputer is not None and value == "conditional":
-        if hasattr(imputer, "reconstruct") and hasattr(imputer, "config"): return imputer
+        if hasattr(imputer, "reconstruct") and hasattr(imputer, "config"): return check_decoder(imputer, "imputer")
         raise ValueError(f"imputer is a {type(imputer).__name__}; expected a MAX")
     mae = getattr(model, "mae_", None)
     if mae is None or not hasattr(model, "predict_visible"):
         raise ValueError(f"value={value!r} needs a fitted MAXRegressor; a {type(model).__name__} has no autoencoder. Use value='marginal', or 'conditional' with imputer=")
-    return mae
+    return check_decoder(mae, "the model's autoencoder") if value == "conditional" else mae
+
+def check_decoder(mae, name: str):
+    "The same autoencoder; ValueError where its decoder is missing or has never learned anything (all biases are the zeros it began with)."
+    if isinstance(mae, LinearImputer) or not hasattr(mae, "parameters"): return mae
+    decoder = getattr(mae, "decoder", None)
+    if decoder is not None and any(p.detach().abs().max() > 0 for n, p in decoder.named_parameters() if n.endswith("pred.bias")): return mae
+    raise ValueError(f"value='conditional' needs a decoder that can fill in: {name} has {'none' if decoder is None else 'one that was never trained'}, as after from_xpt(regressor) or pretrained=None. Give a pre-trained MAX as imputer=, or use value='marginal' or 'drop'")
 
 # %% ../nbs/10_explain.ipynb #73e505de
 def background_counts(
@@ -298,19 +464,46 @@ def background_counts(
     if background is None: raise ValueError(f"{purpose} needs a background to compare with: give background=, for instance the training spectra")
     counts = np.asarray(as_counts(background), dtype=np.float64)
     if axis_of(background) != axis: raise ValueError(f"the background is on {axis_of(background)}, the spectra on {axis}; use .rebin first")
+    if not len(counts): raise ValueError(f"{purpose} needs a background to compare with, and the one given has no spectra; expected at least one")
     return counts
+
+# %% ../nbs/10_explain.ipynb #86b7f34b
+LIKENESS = 0.5 # least cosine between the square roots of two mean spectra of one instrument: any two real spectra of one scanner are above 0.7, an Avaatech's and an Itrax's below 0.35
+
+def check_same_instrument(
+    spectra,    # Spectra or counts (B, C) to be explained
+    background, # Spectra or counts (B, C)
+) -> None:
+    "ValueError where the background was taken at another voltage, or its peaks are elsewhere."
+    kv = [voltages(s) for s in (spectra, background)]
+    if all(kv) and abs(kv[0] / kv[1] - 1) > 0.1: raise ValueError(f"the spectra were taken at {kv[0]:.3g} kV, the background at {kv[1]:.3g} kV; expected one setting of one instrument")
+    roots = [np.sqrt(np.asarray(as_counts(s), dtype=np.float64).mean(0)) for s in (spectra, background)]
+    alike = roots[0] @ roots[1] / max(np.linalg.norm(roots[0]) * np.linalg.norm(roots[1]), 1e-12)
+    if 0 < alike < LIKENESS: raise ValueError(f"the background's mean spectrum is unlike the spectra's: cosine {alike:.2f}, expected at least {LIKENESS}; is it of another instrument?")
+
+def voltages(spectra) -> float | None:
+    "Median tube voltage of spectra that know theirs, kV."
+    known = spectra.info["voltage_kv"] if isinstance(spectra, Spectra) and "voltage_kv" in spectra.info else pd.Series([spectra.meta.get("voltage_kv")] if isinstance(spectra, Spectra) else [], dtype=object)
+    known = pd.to_numeric(known, errors="coerce").dropna()
+    return float(known.median()) if len(known) else None
 
 # %% ../nbs/10_explain.ipynb #e967013a
 def reference_spectra(
-    predict: Callable, background, axis: EnergyAxis, value: str,
-    n: int,    # how many to keep
+    predict: Callable, # from `predictor`
+    spectra,           # to be explained
+    background,        # Spectra or counts (B, C); None where tokens are dropped
+    axis: EnergyAxis,
+    value: str,
+    n: int,            # how many to keep
     seed: int,
-) -> tuple[np.ndarray | None, np.ndarray | None]: # row numbers (K,) and counts (K, C); None where tokens are dropped
-    "The background spectra that the games are played against."
-    if value == "drop": return None, None
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]: # row numbers (K,) and counts (K, C), None where tokens are dropped; spread (T,) of the predictions, wt%
+    "The background spectra that the games are played against, and how much the target varies: over the background, or over the spectra where there is none."
+    if value == "drop": return None, None, predict(np.asarray(as_counts(spectra), dtype=np.float64)).std(0)
     counts = background_counts(background, axis, f"value={value!r}")
-    rows = representatives(predict(counts), n, seed)
-    return rows, counts[rows]
+    check_same_instrument(spectra, background)
+    predicted = predict(counts)
+    rows = representatives(predicted, n, seed)
+    return rows, counts[rows], predicted.std(0)
 
 # %% ../nbs/10_explain.ipynb #01427328
 def make_games(
@@ -345,6 +538,35 @@ def play(
     played = [shapley_values(game, counts, n_players, exact, s) for game, s in tqdm(rounds, "explain", delay=2, mininterval=0.5, leave=False, disable=not progress)]
     values = np.stack([v for v, _ in played])
     return values.reshape(len(games), repeats, *values.shape[1:]), np.mean([b for _, b in played], 0)
+
+# %% ../nbs/10_explain.ipynb #8b8b363b
+def play_exactly(games: list[Callable], counts: np.ndarray, n_players: int, progress: bool) -> SimpleNamespace:
+    "All coalitions of all games, by shap's `ExactExplainer`: values (B, M, T), base (B, T), two errors (B, M, T)."
+    values, base = play(games, counts, n_players, 1, True, 0, progress)
+    mean, error, choice = combine_games(values)
+    return SimpleNamespace(values=mean, base=base, error=error, choice=choice, pairs=1, reached=1.0, evaluations=len(games) * len(counts) * 2**n_players)
+
+def play_orders(
+    games: list[Callable],     # K games
+    counts: np.ndarray,        # (B, C)
+    n_players: int,            # M
+    pairs: int,                # antithetic pairs a game; where an error is asked for, the fewest
+    seed: int,
+    parents: list[str] | None, # (M,) group of each player
+    error: float | None,       # share of the spread that is asked for
+    spread: np.ndarray,        # (T,) wt%
+    most: int,                 # pairs
+    progress: bool = True,
+) -> SimpleNamespace:          # values (B, M, T), base (B, T), two errors (B, M, T), ...
+    "Random orders of all games. With a single pair a game the Monte Carlo error is not known, and the spread among games, which contains it, is reported in its place."
+    groups = None if parents is None else np.unique(parents, return_inverse=True)[1]
+    wanted = None if error is None else error * spread
+    tally, base = sample(games, counts, n_players, pairs, seed, groups, wanted, most, progress)
+    monte_carlo, choice = tally.errors(), tally.choice()
+    if (tally.n == 1).all(): monte_carlo = choice
+    reached = 1.0 if error is None else float((monte_carlo <= wanted).all((1, 2)).mean())
+    return SimpleNamespace(values=tally.mean.mean(0), base=base, error=monte_carlo, choice=choice, pairs=int(tally.n.max()), reached=reached,
+                           evaluations=int(len(games) * (tally.n * (2 * n_players - 2) + 1).sum() + len(counts)))
 
 # %% ../nbs/10_explain.ipynb #f0109673
 def count_shares(
@@ -386,23 +608,34 @@ def quality_line(
     sampling = "exact" if s["exact"] else f"{s['repeats']} antithetic pairs"
     value = s["value"] if s["imputer_skill"] is None else f"{s['value']} (imputer skill {s['imputer_skill']:.2f})"
     return (f"explain {what}: {len(explanation.values)} spectra x {len(explanation.players)} players, {value}, {s['games']} game(s) x {sampling}, "
-            f"{s['evaluations']:,} evaluations in {s['seconds']:.1f} s; additivity residual at most {explanation.additivity.max():.1e} wt%; "
-            f"Monte Carlo error median {np.median(error):.2g}, largest {error.max():.2g} wt%")
+            f"{s['evaluations']:,} evaluations in {s['seconds']:.1f} s; additivity residual at most {explanation.additivity.max():.1e} wt%{of_spread(explanation, explanation.additivity, '.1e')}; "
+            f"Monte Carlo error median {np.median(error):.2g}, largest {error.max():.2g} wt%{of_spread(explanation, error, '.2g')}{asked_and_reached(s)}")
+
+def of_spread(explanation, size: np.ndarray, style: str) -> str:
+    "The largest of some sizes (..., T) as a share of the target's spread."
+    spread = np.asarray(explanation.settings["spread"])
+    share = (np.reshape(size, (-1, len(spread))).max(0) / np.where(spread > 0, spread, np.nan)).max()
+    return f" ({share:{style}} of the target's spread)" if np.isfinite(share) else ""
+
+def asked_and_reached(s: dict) -> str:
+    "How many spectra got the error that was asked for."
+    return "" if s["error"] is None else f"; asked for {s['error']:g} of the spread, reached for {s['reached']:.0%} of the spectra"
 
 # %% ../nbs/10_explain.ipynb #8fa041eb
-def check_choices(value: str, n_background: int, pairs: int) -> None:
+def check_choices(value: str, n_background: int, pairs: int, error: float | None = None, most_pairs: int = 64) -> None:
     "ValueError for settings that cannot be."
     if value not in ("conditional", "marginal", "drop"): raise ValueError(f"value is {value!r}; expected 'conditional', 'marginal' or 'drop'")
-    for name, number in (("n_background", n_background), ("pairs", pairs)):
-        if int(number) != number or number < 1: raise ValueError(f"{name} is {number}; expected a whole number of at least 1")
-    if n_background * pairs < 2: raise ValueError("n_background and pairs are both 1; expected at least two games, or there is no error to report")
+    for name, number in (("n_background", n_background), ("pairs", pairs), ("most_pairs", most_pairs)):
+        if isinstance(number, str) or int(number) != number or number < 1: raise ValueError(f"{name} is {number}; expected a whole number of at least 1")
+    if error is not None and not 0 < error < 1: raise ValueError(f"error is {error}; expected a share of the target's spread, such as 0.01 for one per cent, or None")
+    if n_background * pairs < 2 and error is None: raise ValueError("n_background and pairs are both 1; expected at least two games, or there is no error to report")
 
 # %% ../nbs/10_explain.ipynb #4827fa31
 def explain(
     model,                         # fitted, with predict(counts) in wt%: a MAXRegressor or a rival
     spectra,                       # Spectra or counts (B, C) to explain
     target: str | None = None,     # one of the model's targets; None: all of them
-    players: str | dict = "lines", # "lines", "patches", or name: channels
+    players: str | dict = "lines", # "lines", "patches", "nested" (Owen values of lines cut at patch edges), or name: channels
     value: str = "conditional",    # what absence means: "conditional", "marginal" or "drop"
     background=None,               # Spectra or counts (B, C) to compare with; "drop" needs none
     n_background: int = 8,         # spectra of the background that are used
@@ -411,26 +644,27 @@ def explain(
     exact_up_to: int = 8,          # so few players are enumerated exactly
     seed: int = 0,                 # all randomness comes from here
     verbose: bool = True,          # print additivity residual and Monte Carlo error
+    error: float | None = None,    # go on until every value's Monte Carlo error is below this share of the target's spread (0.01: one per cent)
+    most_pairs: int = 64,          # but no further than this
 ):                                 # shap.Explanation: values (B, M), or (B, M, T) for several targets, in wt%
     "Shapley values of line groups or patches for each spectrum, with additivity residual and Monte Carlo error."
-    check_choices(value, n_background, pairs)
+    check_choices(value, n_background, pairs, error, most_pairs)
     started, axis, names = time.perf_counter(), axis_of(spectra), target_names(model)
     counts = np.asarray(as_counts(spectra), dtype=np.float64)
-    table = find_players(players, axis, 16 if value == "marginal" else autoencoder(model, value, imputer).config.patch_size)
+    if not len(counts): raise ValueError("there are no spectra to explain; expected at least one")
+    size = 16 if value == "marginal" and not hasattr(model, "mae_") else (model.mae_ if value == "marginal" else autoencoder(model, value, imputer)).config.patch_size
+    table, parents = find_players(players, axis, size), find_parents(players, axis, size)
     owner, predict = player_of(table, axis.n_channels), predictor(model.predict, names, target)
-    rows, reference = reference_spectra(predict, background, axis, value, n_background, seed)
+    rows, reference, spread = reference_spectra(predict, spectra, background, axis, value, n_background, seed)
     games = make_games(model, predict, predictor(getattr(model, "predict_visible", None), names, target), value, owner, reference, imputer)
-    exact = len(table) <= exact_up_to
-    repeats = 1 if exact else pairs * (n_background if value == "drop" else 1)
-    values, base = play(games, counts, len(table), repeats, exact, seed, verbose)
-    mean, error, choice = combine_games(values)
-    if repeats == 1 and not exact: error = choice
+    exact = len(table) <= exact_up_to and parents is None
+    played = play_exactly(games, counts, len(table), verbose) if exact else play_orders(games, counts, len(table), pairs if len(games) > 1 or value != "drop" else pairs * n_background, seed, parents, error, spread, most_pairs, verbose)
     skill = imputer_skill(autoencoder(model, value, imputer), reference, table).skill.median() if value == "conditional" else None
-    settings = dict(value=value, imputer_skill=skill, games=len(games), repeats=repeats, exact=exact, seed=seed, seconds=time.perf_counter() - started,
-                    evaluations=len(games) * repeats * len(counts) * (2 ** len(table) if exact else 2 * len(table) + 1))
-    wanted = [target] if target is not None else names if names and len(names) == mean.shape[2] else None
-    result = as_explanation(mean, base, predict(counts), count_shares(counts, owner), error, choice, wanted,
-                            players=table, background=reference, background_rows=rows, settings=settings)
+    settings = dict(value=value, imputer_skill=skill, games=len(games), repeats=played.pairs, exact=exact, seed=seed, seconds=time.perf_counter() - started,
+                    evaluations=played.evaluations, spread=spread.tolist(), error=error, reached=played.reached)
+    wanted = [target] if target is not None else names if names and len(names) == len(spread) else None
+    result = as_explanation(played.values, played.base, predict(counts), count_shares(counts, owner), played.error, played.choice, wanted,
+                            players=table, background=reference, background_rows=rows, settings=settings, parents=parents)
     if verbose: print(quality_line(result))
     return result
 
@@ -457,7 +691,8 @@ def one_target(
     if target not in names: raise ValueError(f"target is {target!r}; expected one of {names}")
     cut = lambda a: np.asarray(a)[..., [names.index(target)]]
     e = explanation
-    return as_explanation(cut(e.values), cut(e.base_values), cut(e.prediction), e.data, cut(e.error_std), cut(e.background_error), [target], players=e.players, background=e.background, background_rows=e.background_rows, settings=e.settings)
+    return as_explanation(cut(e.values), cut(e.base_values), cut(e.prediction), e.data, cut(e.error_std), cut(e.background_error), [target], players=e.players, background=e.background, background_rows=e.background_rows, parents=e.parents,
+                          settings={**e.settings, "spread": [e.settings["spread"][names.index(target)]]})
 
 # %% ../nbs/10_explain.ipynb #e24bc4c0
 def prediction_without(
