@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 
 from label_efficiency import DATA, HERE
-from max_nb.physics import simulate_spectra
+from max_nb.explain import drivers, explain, one_target, sample, truth_test
+from max_nb.physics import ELEMENTS, simulate_spectra
 from max_nb.regress import MAXRegressor
-from max_nb.simulate import REGIONS, diary, free_sediments, simulate_core
-from max_nb.spectra import Spectra
+from max_nb.simulate import REGIONS, diary, expected_counts, free_sediments, intervened, simulate_core
+from max_nb.spectra import Spectra, write_atomically
 
 CAUSES = {"linear": ("Si", "Ca", "Fe"), "interacting": ("Ca", "Fe", "Ti")}
 FITS = {"truth": dict(targets=("linear", "interacting"), mix=False, scale="linear", steps=1200), "causal": dict(targets=("CaCO3", "TOC"), steps=700), "real": dict(targets=("CaCO3", "TOC"), steps=600)}
@@ -81,17 +82,77 @@ def fitted(a, name: str, seed: int) -> MAXRegressor:
     return model
 
 
+# causal effects in the simulator
+
+MOVED = ("Mg", "Al", "Si", "P", "S", "Cl", "K", "Ca", "Ti", "Mn", "Fe")  # elements that have a player
+
+
+def player_of_element(names) -> dict:
+    "element: the player that its K lines belong to."
+    return {e: next(n for n in names if n.split(" + ")[0] == f"{e} K") for e in MOVED}
+
+
+def seen_by_model(model, info: pd.DataFrame, seed: int) -> np.ndarray:
+    "(B,) CaCO3 that the model predicts for the expected spectra of these compositions, each in the session of its core."
+    out = np.empty(len(info))
+    for number, rows in info.groupby("number").indices.items():
+        out[rows] = model.predict(expected_counts(info.iloc[rows].reset_index(drop=True), session_of(number, seed)))[:, 0]
+    return out
+
+
+def effects_of_elements(model, info: pd.DataFrame, background: pd.DataFrame, seed: int) -> pd.DataFrame:
+    "What the prediction loses if one element is given the amount that it has in the background, mean over the background; a column an element."
+    before = seen_by_model(model, info, seed)
+    return pd.DataFrame({e: np.mean([before - seen_by_model(model, intervened(info, {e: row[e]}), seed) for _, row in background.iterrows()], axis=0) for e in MOVED})
+
+
+def spearman(a, b) -> float:
+    return float(pd.Series(np.ravel(a)).corr(pd.Series(np.ravel(b)), method="spearman"))
+
+
+def causal(a, seed: int) -> list[dict]:
+    "Shapley values of CaCO3 in held-out cores beside the simulator's causal effects."
+    model, (train, test) = fitted(a, "causal", seed), parts("causal", seed)
+    rows = np.random.default_rng(seed).permutation(len(test))[: a.spectra]
+    s, out = test[np.sort(rows)], []
+    effect = None
+    for value in a.values:
+        e = explain(model, s, "CaCO3", value=value, background=train, pairs=1, seed=seed, verbose=False)
+        if effect is None:
+            effect = effects_of_elements(model, s.info, train.info.iloc[e.background_rows], seed)
+        names = list(e.players)
+        mine = pd.DataFrame({el: np.asarray(e.values)[:, names.index(p)] for el, p in player_of_element(names).items()})
+        large = (effect.abs().mean() > 0.02 * effect.abs().mean().sum()).to_numpy()
+        out.append(dict(seed=seed, value=value, calcium_over_samples=spearman(mine.Ca, effect.Ca), over_elements=spearman(mine.abs().mean(), effect.abs().mean()),
+                        pooled=spearman(mine, effect), pooled_large=spearman(mine.loc[:, large], effect.loc[:, large]), pearson=float(np.corrcoef(np.ravel(mine), np.ravel(effect))[0, 1]),
+                        first=drivers(e).player[0], argon=float(drivers(e).set_index("player").share.get("Ar K + Rh L")), above=float(drivers(e).set_index("player").share.get("above 10 keV"))))
+        print(out[-1], flush=True)
+    return out
+
+
+STAGES = {"causal": causal}
+
+
+def keep(a, name: str, seed: int, rows: list[dict]) -> None:
+    "One file for each part and seed, written in one step."
+    write_atomically(a.out / f"{name}-{seed}.csv", lambda p: pd.DataFrame(rows).to_csv(p, index=False))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE / "out" / "explanation")
     parser.add_argument("--only", type=int, nargs="*", default=range(5))
     parser.add_argument("--parts", nargs="*", default=list(FITS))
     parser.add_argument("--stage", choices=("all", "fit", "table"), default="all")
+    parser.add_argument("--spectra", type=int, default=60, help="to be explained, of each seed")
+    parser.add_argument("--values", nargs="*", default=["marginal", "conditional"])
     a = parser.parse_args()
     wanted = [p for p in a.parts if p != "real" or DATA.exists()]
     for seed in a.only:
         for name in wanted:
             fitted(a, name, seed)
+            if a.stage == "all" and name in STAGES:
+                keep(a, name, seed, STAGES[name](a, seed))
 
 
 if __name__ == "__main__":

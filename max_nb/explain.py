@@ -24,7 +24,10 @@ __all__ = ['BATCH', 'TRUSTED', 'LIKENESS', 'line_players', 'patch_players', 'nes
            'check_decoder', 'background_counts', 'check_same_instrument', 'voltages', 'reference_spectra', 'make_games',
            'play', 'play_exactly', 'play_orders', 'count_shares', 'as_explanation', 'quality_line', 'of_spread',
            'asked_and_reached', 'check_choices', 'explain', 'drivers', 'one_target', 'prediction_without',
-           'deletion_curve', 'plot_deletion', 'deletion_gain', 'negative_controls', 'truth_test']
+           'deletion_curve', 'list_of_orders', 'plot_deletion', 'deletion_gain', 'infidelity', 'unexplained',
+           'negative_controls', 'truth_test', 'surrogate', 'saliency', 'player_sums', 'window_players',
+           'shifted_profiles', 'smoothed', 'comb_index', 'peak_positions', 'with_random_weights', 'rescale_heads',
+           'with_random_labels', 'agreement', 'randomisation_test', 'stability']
 
 # %% ../nbs/10_explain.ipynb #06392e2c
 def line_players(
@@ -212,7 +215,7 @@ def ask(
     return np.concatenate(parts).reshape(n, s, -1) if parts else np.zeros((n, 0, 1))
 
 # %% ../nbs/10_explain.ipynb #b44f95c9
-TRUSTED = 4 # degrees of freedom of a standard error that may stop the sampling
+TRUSTED = 8 # degrees of freedom of a standard error that may stop the sampling
 
 class Tally:
     "Running means and standard errors of the values of K games (Welford 1962)."
@@ -714,19 +717,30 @@ def deletion_curve(
     background=None,        # counts (K, C) that replace; None: those of the explanation
     random_orders: int = 5, # to compare with
     seed: int = 0,          # of the random orders
-) -> pd.DataFrame:          # order ("explanation", "random", "reverse"), removed (players), change (mean |change| of the prediction, wt%)
-    "How fast the prediction moves when players are deleted in the explanation's order, a random one, or the reverse."
+    rivals: dict | None = None, # name: (B, M) sizes that give other orders, such as a saliency from `player_sums`
+    insert: bool = False,   # begin with the background and put players in, instead of deleting them
+) -> pd.DataFrame:          # order ("explanation", "random", "reverse", rivals), removed (players deleted or put in), change (mean |change| of the prediction, wt%)
+    "How fast the prediction moves when players are deleted (or put in) in the explanation's order, a random one, the reverse, or a rival's."
     e, counts = one_target(explanation), np.asarray(as_counts(spectra), dtype=np.float64)
     if len(counts) != len(e.values): raise ValueError(f"{len(counts)} spectra and an explanation of {len(e.values)}; expected the same ones")
     rows = e.background if background is None else background_counts(background, axis_of(spectra), "deletion_curve")
     if rows is None: raise ValueError("an explanation by dropped tokens has no background; give background=")
     predict, owner = predictor(model.predict, target_names(model), (e.targets or [None])[0]), player_of(e.players, counts.shape[1])
-    rng, before, size = np.random.default_rng(seed), predict(counts)[:, 0], np.abs(np.asarray(e.values))
-    scores = [("explanation", size), ("reverse", -size)] + [("random", rng.random(size.shape)) for _ in range(random_orders)]
-    ranks = [(name, (-score).argsort(1).argsort(1)) for name, score in scores]
-    table = [dict(order=name, removed=n, change=np.abs(before - prediction_without(predict, counts, rows, owner, rank < n)).mean())
-             for name, rank in ranks for n in range(size.shape[1] + 1)]
+    scores, rng = list_of_orders(np.abs(np.asarray(e.values)), rivals), np.random.default_rng(seed)
+    scores += [("random", rng.random(e.values.shape)) for _ in range(random_orders)]
+    def after(rank, n): return prediction_without(predict, counts, rows, owner, rank >= n if insert else rank < n)
+    table = []
+    for name, score in scores:
+        rank = (-score).argsort(1).argsort(1)
+        steps = [after(rank, n) for n in range(score.shape[1] + 1)]
+        table += [dict(order=name, removed=n, change=np.abs(step - steps[0]).mean()) for n, step in enumerate(steps)]
     return pd.DataFrame(table).groupby(["order", "removed"], as_index=False).change.mean()
+
+def list_of_orders(size: np.ndarray, rivals: dict | None) -> list[tuple[str, np.ndarray]]:
+    "Name and scores (B, M) of the explanation, its reverse and its rivals; ValueError for rivals of another shape."
+    wrong = {name: np.shape(s) for name, s in (rivals or {}).items() if np.shape(s) != size.shape}
+    if wrong: raise ValueError(f"rivals have shapes {wrong}; expected {size.shape}, spectra and players")
+    return [("explanation", size), ("reverse", -size)] + [(name, np.asarray(s)) for name, s in (rivals or {}).items()]
 
 # %% ../nbs/10_explain.ipynb #03f7010d
 def plot_deletion(
@@ -734,10 +748,10 @@ def plot_deletion(
 ):                       # go.Figure
     "Change of the prediction against the number of deleted players, a line an order."
     from max_nb.plots import empty_figure
-    fig = empty_figure("players deleted", "mean |change| of the prediction, wt%", "", 340)
-    for name, dash in (("explanation", "solid"), ("random", "dash"), ("reverse", "dot")):
+    fig, styles = empty_figure("players deleted (or put in)", "mean |change| of the prediction, wt%", "", 340), {"explanation": "solid", "random": "dash", "reverse": "dot"}
+    for name in [*styles, *sorted(set(curve.order) - set(styles))]:
         part = curve[curve.order == name]
-        fig.add_scatter(x=part.removed.tolist(), y=part.change.tolist(), name=f"{name} order", line_dash=dash, mode="lines+markers")
+        fig.add_scatter(x=part.removed.tolist(), y=part.change.tolist(), name=f"{name} order", line_dash=styles.get(name, "dashdot"), mode="lines+markers")
     return fig
 
 # %% ../nbs/10_explain.ipynb #4c6edf35
@@ -748,6 +762,32 @@ def deletion_gain(
     height = curve.groupby("order").change.mean()
     if height["random"] == 0: raise ValueError("deleting players never changes the prediction: the model is constant on these spectra")
     return float(height["explanation"] / height["random"])
+
+# %% ../nbs/10_explain.ipynb #084c7232
+def infidelity(
+    model,              # the model that was explained
+    spectra,            # the spectra that were explained
+    explanation,        # from `explain`, one target
+    background=None,    # counts (K, C) that replace; None: those of the explanation
+    draws: int = 32,    # random halves of the players
+    seed: int = 0,
+    rivals: dict | None = None, # name: (B, M) attributions to compare with
+) -> pd.Series:         # "explanation", "of another spectrum", rivals: share of the change that is not predicted
+    "How badly do the values predict what deleting random players does?"
+    e, counts = one_target(explanation), np.asarray(as_counts(spectra), dtype=np.float64)
+    rows = e.background if background is None else background_counts(background, axis_of(spectra), "infidelity")
+    if rows is None: raise ValueError("an explanation by dropped tokens has no background; give background=")
+    predict, owner = predictor(model.predict, target_names(model), (e.targets or [None])[0]), player_of(e.players, counts.shape[1])
+    values, rng = np.asarray(e.values), np.random.default_rng(seed)
+    tried = {"explanation": values, "of another spectrum": np.roll(values, 1, 0)} | (rivals or {})
+    hidden = rng.random((draws, *values.shape)) < 0.5
+    change = np.array([predict(counts)[:, 0] - prediction_without(predict, counts, rows, owner, h) for h in hidden])
+    return pd.Series({name: unexplained(change, np.einsum("dbm,bm->db", hidden, v)) for name, v in tried.items()})
+
+def unexplained(change: np.ndarray, guess: np.ndarray) -> float:
+    "Share of the mean square of `change` that the best multiple of `guess` leaves."
+    if not (change ** 2).sum(): raise ValueError("deleting players never changes the prediction: the model is constant on these spectra")
+    return float(1 - (change * guess).sum() ** 2 / max((guess ** 2).sum() * (change ** 2).sum(), 1e-300))
 
 # %% ../nbs/10_explain.ipynb #fbcbecc7
 def negative_controls(
@@ -774,3 +814,199 @@ def truth_test(
     true, table = np.isin(names, causes), drivers(e).set_index("player").share
     top = np.argsort(-np.abs(np.asarray(e.values)), axis=1)[:, : len(causes)]
     return pd.Series(dict(top=true[top].all(1).mean(), weakest_cause=table[causes].min(), strongest_other=table.drop(causes).max(), others=table.drop(causes).sum()))
+
+# %% ../nbs/10_explain.ipynb #82695789
+def surrogate(
+    model,                       # fitted MAXRegressor
+    spectra,                     # Spectra or counts (B, C) to learn on; no laboratory values are needed
+    steps: int = 400,
+    batch_size: int = 32,
+    learning_rate: float = 5e-4,
+    seed: int = 0,
+):                               # MAXRegressor with one network, for value="drop"
+    "A copy of the model that has learned its answers with any number of patches missing."
+    import torch
+    from max_nb.mae import as_tensor
+    from max_nb.regress import member_outputs
+    if not hasattr(model, "members_"): raise ValueError(f"a {type(model).__name__} reads no patches; expected a fitted MAXRegressor")
+    twin, x = copy.deepcopy(model), as_tensor(spectra, model.mae_.config)
+    answers, generator = torch.as_tensor(member_outputs(model, spectra).mean(0), dtype=torch.float32), torch.Generator().manual_seed(seed)
+    twin.members_, twin.tune_, network = twin.members_[:1], "full", twin.members_[0]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    for _ in range(steps):
+        rows = torch.randint(len(x), (batch_size,), generator=generator)
+        share = torch.rand(batch_size, 1, generator=generator) * 1.2 - 0.1 # a tenth sees nothing, a tenth everything
+        visible = torch.rand(batch_size, model.mae_.config.n_patches, generator=generator) < share
+        (network(x[rows], visible) - answers[rows]).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step(); optimizer.zero_grad(); rate.step()
+    network.eval()
+    return twin
+
+# %% ../nbs/10_explain.ipynb #54722dd9
+def saliency(
+    model,                     # fitted MAXRegressor
+    spectra,                   # Spectra or counts (B, C)
+    target: str | None = None, # one of the model's targets; None: the first
+) -> np.ndarray:               # (B, C) change of the network's output (its own scale) for one standard deviation of counting
+    "Gradient saliency of each channel. ValueError for a model that has no gradient."
+    import torch
+    if not hasattr(model, "members_"): raise ValueError(f"a {type(model).__name__} has no gradient; expected a fitted MAXRegressor")
+    names, counts = target_names(model), np.asarray(as_counts(spectra), dtype=np.float32)
+    if target is not None and target not in names: raise ValueError(f"target {target!r} is none of the model's: {names}")
+    x = torch.from_numpy(np.maximum(counts, 1.0)).requires_grad_() # the square root has no gradient at zero
+    torch.stack([m(x) for m in model.members_]).mean(0)[:, names.index(target) if target else 0].sum().backward()
+    return (x.grad * x.detach().sqrt()).numpy()
+
+def player_sums(
+    sizes: np.ndarray,               # (B, C) a number for each channel
+    players: dict[str, np.ndarray],  # name: channels
+) -> np.ndarray:                     # (B, M)
+    "Sums over each player's channels."
+    return np.stack([sizes[:, channels].sum(1) for channels in players.values()], 1)
+
+# %% ../nbs/10_explain.ipynb #186ce67d
+def window_players(
+    axis: EnergyAxis = EnergyAxis(),
+    width: int = 4,         # channels a window
+    shift: int = 0,         # channels by which the windows are shifted
+    max_kev: float = 10.0,  # what lies above is one player, keV
+) -> dict[str, np.ndarray]: # player: its channels
+    "Windows of equal width as players; what is left at either end joins the first and the last."
+    if not 0 <= shift < width: raise ValueError(f"shift is {shift}; expected 0 to {width - 1}, less than the width of a window")
+    n = int((axis.centers <= max_kev).sum())
+    starts = [0, *range(shift or width, n - width + 1, width)]
+    bounds = list(zip(starts, starts[1:] + [n]))
+    return {f"{axis.centers[a]:.2f} keV": np.arange(a, b) for a, b in bounds} | {f"above {max_kev:g} keV": np.arange(n, axis.n_channels)}
+
+# %% ../nbs/10_explain.ipynb #d0795654
+def shifted_profiles(
+    model,                     # fitted
+    spectra,                   # Spectra or counts (B, C); few
+    target: str | None = None,
+    background=None,           # Spectra or counts
+    width: int = 4,            # channels a window
+    shifts=None,               # None: 0 to width - 1
+    **options,                 # for `explain`
+) -> np.ndarray:               # (shifts, C) mean |value| a channel, wt%
+    "Explanations on shifted grids of windows, each spread evenly over the channels of its windows."
+    axis, rows = axis_of(spectra), []
+    for shift in range(width) if shifts is None else shifts:
+        players = window_players(axis, width, shift)
+        e = explain(model, spectra, target, players, **{**dict(value="marginal", background=background, n_background=2, pairs=1, verbose=False), **options})
+        size = np.abs(np.asarray(e.values)).mean(0)
+        rows.append(np.concatenate([np.full(len(ch), v / len(ch)) for v, ch in zip(size, players.values())]))
+    return np.stack(rows)
+
+def smoothed(
+    profile: np.ndarray, # (C,)
+    width: int = 4,      # channels
+) -> np.ndarray:         # (C,)
+    "What windows of this width on all their shifted grids would make of a profile: a mean over a window, twice."
+    box = np.ones(width) / width
+    return np.convolve(np.convolve(profile, box, "same"), box, "same")
+
+# %% ../nbs/10_explain.ipynb #0a54b975
+def comb_index(
+    profile: np.ndarray, # (C,) at least 0: the size of an explanation, channel by channel
+    period: int = 16,    # channels a patch
+) -> float:              # 0 (no comb) to 1 (nothing else)
+    "Share of the power that stands out at the period of the patches and its overtones."
+    whole = len(profile) // period * period
+    if whole < 4 * period: raise ValueError(f"the profile has {len(profile)} channels; expected at least {4 * period}, four patches")
+    power = np.abs(np.fft.rfft(profile[:whole] - profile[:whole].mean())) ** 2
+    if not power.sum(): return 0.0
+    teeth = np.arange(1, (period + 1) // 2) * (whole // period)
+    near = np.stack([power[np.clip(teeth + k, 1, len(power) - 1)] for k in (-3, -2, 2, 3)])
+    return float((power[teeth] - near.mean(0)).clip(0).sum() / power.sum())
+
+# %% ../nbs/10_explain.ipynb #5c861b02
+def peak_positions(
+    profiles: np.ndarray,        # (shifts, C) from `shifted_profiles`
+    axis: EnergyAxis,
+    low_kev: float,              # the range to look at, keV
+    high_kev: float,
+) -> np.ndarray:                 # (shifts,) keV
+    "Centre of mass of each profile within a range of energies."
+    inside = (axis.centers >= low_kev) & (axis.centers <= high_kev)
+    return (profiles[:, inside] * axis.centers[inside]).sum(1) / profiles[:, inside].sum(1).clip(1e-300)
+
+# %% ../nbs/10_explain.ipynb #3d3ead41
+def with_random_weights(
+    model,             # fitted MAXRegressor; it stays as it is
+    layers: int | None = None, # how many, from the head downwards; None: all
+    seed: int = 0,
+    like=None,         # spectra on which the copy's answers are given the mean and spread that the model's scale has; None: as they come out, and often all the same
+):
+    "A copy whose uppermost layers hold the same weights in random places."
+    import torch
+    from max_nb.regress import layer_height
+    if not hasattr(model, "members_"): raise ValueError(f"a {type(model).__name__} has no layers of weights; expected a fitted MAXRegressor (or use with_random_labels)")
+    twin, generator, depth = copy.deepcopy(model), torch.Generator().manual_seed(seed), model.mae_.config.depth
+    with torch.no_grad():
+        for name, p in (item for member in twin.members_ for item in member.named_parameters()):
+            if layers is None or layer_height(name, depth) < layers: p.copy_(p.flatten()[torch.randperm(p.numel(), generator=generator)].view_as(p))
+        if like is not None: rescale_heads(twin, like)
+    return twin
+
+def rescale_heads(model, spectra) -> None:
+    "Give the answers to these spectra mean 0 and standard deviation 1 on the target's scale, by the last layer."
+    from max_nb.mae import as_tensor
+    x = as_tensor(spectra, model.mae_.config)
+    for member in model.members_:
+        z = member(x)
+        mean, std = z.mean(0), z.std(0).clamp_min(1e-6)
+        member.head.weight.div_(std[:, None]); member.head.bias.copy_((member.head.bias - mean) / std)
+
+def with_random_labels(
+    model,         # any estimator of scikit-learn's kind; it stays as it is
+    spectra,       # Spectra or counts (B, C) that it was fitted to
+    y,             # (B,) or (B, T) its targets, wt%
+    seed: int = 0,
+):
+    "The same estimator, fitted to targets that are shuffled among the spectra."
+    from sklearn.base import clone
+    y = np.asarray(y, dtype=float)
+    return clone(model).fit(as_counts(spectra), y[np.random.default_rng(seed).permutation(len(y))])
+
+# %% ../nbs/10_explain.ipynb #506243b9
+def agreement(
+    first,         # from `explain`, one target
+    second,        # of the same spectra and players
+) -> pd.Series:    # cosine (-1 to 1), size (mean |value| of the second over that of the first)
+    "How alike two explanations are."
+    a, b = (np.asarray(one_target(e).values) for e in (first, second))
+    if a.shape != b.shape or list(first.players) != list(second.players): raise ValueError(f"explanations of {a.shape} and {b.shape} spectra and players; expected the same spectra and players")
+    return pd.Series(dict(cosine=(a * b).sum() / max(np.sqrt((a ** 2).sum() * (b ** 2).sum()), 1e-300), size=np.abs(b).mean() / max(np.abs(a).mean(), 1e-300)))
+
+def randomisation_test(
+    models: dict,  # name: a model to compare with, as from `with_random_weights` and `with_random_labels`
+    spectra,       # that were explained
+    explanation,   # from `explain`, one target
+    **options,     # for `explain`, as they were for the explanation
+) -> pd.DataFrame: # a row a model: cosine, size
+    "Explanations of randomised models beside the one of the model itself. The cosine should fall towards zero."
+    target, value = (explanation.targets or [None])[0], explanation.settings["value"]
+    given = {**dict(value=value, background=explanation.background, n_background=len(explanation.background) if explanation.background is not None else 8, verbose=False), **options}
+    return pd.DataFrame({name: agreement(explanation, explain(model, spectra, target, explanation.players, **given)) for name, model in models.items()}).T
+
+# %% ../nbs/10_explain.ipynb #41497e5e
+def stability(
+    models,                       # one fitted model, or several of the same data
+    spectra,                      # Spectra or counts (B, C)
+    target: str | None = None,
+    background=None,              # from which each seed chooses its own spectra
+    seeds: tuple[int, ...] = (0, 1, 2), # of background and orders
+    **options,                    # for `explain`
+) -> pd.DataFrame:                # a row a player: share of the total (mean), sd over models, sd over seeds
+    "Shares of the players over seeds, backgrounds and models."
+    models, rows = models if isinstance(models, (list, tuple)) else [models], []
+    for m, model in enumerate(models):
+        for seed in seeds:
+            e = explain(model, spectra, target, background=background, seed=seed, **{"verbose": False, **options})
+            rows.append(drivers(e).assign(model=m, seed=seed))
+    shares = pd.concat(rows).pivot(index="player", columns=["model", "seed"], values="share")
+    over_models = shares.T.groupby("model").mean().std() if len(models) > 1 else np.nan
+    over_seeds = shares.T.groupby("model").std().mean() if len(seeds) > 1 else np.nan
+    return pd.DataFrame(dict(share=shares.mean(axis=1), sd_models=over_models, sd_seeds=over_seeds)).sort_values("share", ascending=False)
