@@ -27,7 +27,9 @@ __all__ = ['BATCH', 'TRUSTED', 'LIKENESS', 'line_players', 'patch_players', 'nes
            'deletion_curve', 'list_of_orders', 'plot_deletion', 'deletion_gain', 'infidelity', 'unexplained',
            'negative_controls', 'truth_test', 'surrogate', 'saliency', 'player_sums', 'window_players',
            'shifted_profiles', 'smoothed', 'comb_index', 'peak_positions', 'with_random_weights', 'rescale_heads',
-           'with_random_labels', 'agreement', 'randomisation_test', 'stability']
+           'with_random_labels', 'agreement', 'randomisation_test', 'stability', 'rows_of', 'group_sums',
+           'plot_downcore_drivers', 'core_rows', 'leading_values', 'downcore_frame', 'spectrum_traces',
+           'add_depth_slider', 'compare_cores', 'why_different', 'difference_sentence']
 
 # %% ../nbs/10_explain.ipynb #06392e2c
 def line_players(
@@ -917,8 +919,8 @@ def comb_index(
     if whole < 4 * period: raise ValueError(f"the profile has {len(profile)} channels; expected at least {4 * period}, four patches")
     power = np.abs(np.fft.rfft(profile[:whole] - profile[:whole].mean())) ** 2
     if not power.sum(): return 0.0
-    teeth = np.arange(1, (period + 1) // 2) * (whole // period)
-    near = np.stack([power[np.clip(teeth + k, 1, len(power) - 1)] for k in (-3, -2, 2, 3)])
+    teeth, last = np.arange(1, period // 2 + 1) * (whole // period), len(power) - 1
+    near = np.stack([power[last - np.abs(last - teeth - k)] for k in (-3, -2, 2, 3)])
     return float((power[teeth] - near.mean(0)).clip(0).sum() / power.sum())
 
 # %% ../nbs/10_explain.ipynb #5c861b02
@@ -1010,3 +1012,135 @@ def stability(
     over_models = shares.T.groupby("model").mean().std() if len(models) > 1 else np.nan
     over_seeds = shares.T.groupby("model").std().mean() if len(seeds) > 1 else np.nan
     return pd.DataFrame(dict(share=shares.mean(axis=1), sd_models=over_models, sd_seeds=over_seeds)).sort_values("share", ascending=False)
+
+# %% ../nbs/10_explain.ipynb #fd9da5c5
+def rows_of(
+    explanation, # from `explain`
+    rows,        # integers, a slice or a mask
+):
+    "The explanation of some of the spectra."
+    e, only = explanation, explanation.values.ndim == 2
+    cut = lambda a: np.asarray(a)[rows][..., None] if only else np.asarray(a)[rows]
+    return as_explanation(cut(e.values), cut(e.base_values), cut(e.prediction), np.asarray(e.data)[rows], cut(e.error_std), cut(e.background_error), e.targets,
+                          players=e.players, background=e.background, background_rows=e.background_rows, settings=e.settings, parents=e.parents)
+
+# %% ../nbs/10_explain.ipynb #662f611c
+def group_sums(
+    explanation, # from `explain` with players="nested"
+):
+    "The explanation of the groups: sums of their members' values. Errors are added in quadrature."
+    e = explanation
+    if e.parents is None: raise ValueError(f"the players have no groups; expected an explanation with players='nested'")
+    names = list(dict.fromkeys(e.parents))
+    belongs, only = np.array([[p == n for n in names] for p in e.parents], float), e.values.ndim == 2
+    def add(a): return np.einsum("bmt,mg->bgt", np.asarray(a)[..., None] if only else np.asarray(a), belongs)
+    widen = lambda a: np.asarray(a)[..., None] if only else np.asarray(a)
+    pieces = list(e.players.values())
+    players = {n: np.sort(np.concatenate([pieces[i] for i, p in enumerate(e.parents) if p == n])) for n in names}
+    return as_explanation(add(e.values), widen(e.base_values), widen(e.prediction), np.asarray(e.data) @ belongs, np.sqrt(add(np.square(e.error_std))), np.sqrt(add(np.square(e.background_error))), e.targets,
+                          players=players, background=e.background, background_rows=e.background_rows, settings=e.settings, parents=None)
+
+# %% ../nbs/10_explain.ipynb #50348fb5
+def plot_downcore_drivers(
+    explanation,         # from `explain`, one target
+    spectra: Spectra,    # the spectra that were explained; info with depth_mm
+    core: str | None = None, # which core; None: all rows, which should be of one
+    top: int = 10,       # so many players; the others are one column
+    slider: bool = True, # to walk down the core; False: the spectrum of the row with the largest change
+):                       # go.Figure
+    "Profile, heat map over depth and player, and the spectrum of one depth."
+    e, depth, rows = core_rows(explanation, spectra, core)
+    values, names = leading_values(e, top)
+    fig, limit, unit = downcore_frame(core, (e.targets or ["prediction"])[0]), max(float(np.abs(values).max()), 1e-12), (e.targets or ["prediction"])[0]
+    fig.add_scatter(x=np.asarray(e.prediction).tolist(), y=depth.tolist(), mode="lines", line_color="#0072B2", showlegend=False, hovertemplate="%{y:.0f} mm: %{x:.3g} wt%<extra></extra>", row=1, col=1)
+    fig.add_heatmap(z=values.tolist(), x=names, y=depth.tolist(), colorscale="RdBu_r", zmin=-limit, zmax=limit, colorbar=dict(title="wt%", len=0.55, y=1, yanchor="top"),
+                    hovertemplate="%{y:.0f} mm, %{x}: %{z:+.3g} wt%<extra></extra>", row=1, col=2)
+    first = int(np.abs(values).sum(1).argmax())
+    for trace in spectrum_traces(e, spectra, rows, depth, first, limit): fig.add_trace(trace, row=2, col=1) if trace.name == "spectrum" else fig.add_trace(trace, row=1, col=1)
+    return add_depth_slider(fig, e, spectra, rows, depth, limit, first) if slider else fig
+
+def core_rows(explanation, spectra: Spectra, core):
+    "Explanation, depths (mm) and row numbers of one core, from the top down."
+    e, info = one_target(explanation), spectra.info
+    if len(e.values) != len(spectra): raise ValueError(f"{len(spectra)} spectra and an explanation of {len(e.values)}; expected the same ones")
+    rows = np.arange(len(info)) if core is None else np.flatnonzero(spectra.column("core") == core)
+    if not len(rows): raise ValueError(f"no spectrum of core {core!r}; found {list(spectra.cores)}")
+    depth = pd.to_numeric(spectra.column("depth_mm")).to_numpy(float)[rows]
+    order = np.argsort(depth, kind="stable")
+    return rows_of(e, rows[order]), depth[order], rows[order]
+
+def leading_values(e, top: int) -> tuple[np.ndarray, list[str]]:
+    "Values (B, top + 1) and names of the leading players, strongest first, and of all others together."
+    values, names = np.asarray(e.values), list(e.players)
+    order = np.argsort(-np.abs(values).mean(0), kind="stable")
+    lead, rest = order[:top], order[top:]
+    if not len(rest): return values[:, lead], [names[i] for i in lead]
+    return np.c_[values[:, lead], values[:, rest].sum(1)], [names[i] for i in lead] + ["all others"]
+
+def downcore_frame(core, target: str):
+    "The empty figure: profile and heat map above, spectrum below."
+    from max_nb.plots import empty_figure
+    specs = [[{}, {}], [dict(colspan=2), None]]
+    fig = empty_figure("", "", f"Core {core}" if core else "", 640, rows=2, cols=2, specs=specs, column_widths=[0.22, 0.78], row_heights=[0.64, 0.36], horizontal_spacing=0.03, vertical_spacing=0.24, shared_yaxes=False)
+    fig.update_yaxes(autorange="reversed", title_text="depth, mm", row=1, col=1).update_yaxes(autorange="reversed", showticklabels=False, row=1, col=2)
+    fig.update_xaxes(title_text=f"{target}, wt%", row=1, col=1).update_xaxes(tickangle=40, row=1, col=2).update_xaxes(title_text="energy, keV", row=2, col=1)
+    return fig.update_yaxes(type="log", title_text="counts", dtick=1, exponentformat="power", row=2, col=1)
+
+def spectrum_traces(e, spectra: Spectra, rows: np.ndarray, depth: np.ndarray, i: int, limit: float) -> list:
+    "The mark of row i on the profile, and its spectrum up to 10 keV, each channel in the colour of its player's value."
+    import plotly.graph_objects as go
+    seen = np.flatnonzero(spectra.axis.centers <= 10)
+    value = np.asarray(e.values)[i][player_of(e.players, spectra.axis.n_channels)[seen]]
+    mark = go.Scatter(x=[float(e.prediction[i])], y=[float(depth[i])], mode="markers", name="depth", marker=dict(color="#D55E00", size=10), showlegend=False)
+    bars = go.Bar(x=spectra.axis.centers[seen].round(3).tolist(), y=np.maximum(spectra.counts[rows[i]][seen], 0.5).tolist(), name="spectrum", showlegend=False,
+                  marker=dict(color=value.round(4).tolist(), colorscale="RdBu_r", cmin=-limit, cmax=limit, line_width=0), hovertemplate="%{x:.2f} keV: %{y:.0f} counts, player %{marker.color:+.3g} wt%<extra></extra>")
+    return [mark, bars]
+
+def add_depth_slider(fig, e, spectra: Spectra, rows, depth, limit: float, first: int, most: int = 25):
+    "Frames for up to `most` depths, and a slider that goes through them."
+    import plotly.graph_objects as go
+    chosen = np.unique(np.r_[first, np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)])
+    fig.frames = [go.Frame(name=f"{depth[i]:.0f}", data=spectrum_traces(e, spectra, rows, depth, i, limit), traces=[2, 3]) for i in chosen]
+    steps = [dict(label=f"{depth[i]:.0f}", method="animate", args=[[f"{depth[i]:.0f}"], dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))]) for i in chosen]
+    return fig.update_layout(sliders=[dict(active=int(np.flatnonzero(chosen == first)[0]), currentvalue=dict(prefix="spectrum at ", suffix=" mm"), steps=steps, y=-0.08, len=1.0)], margin_b=90, bargap=0)
+
+# %% ../nbs/10_explain.ipynb #62d240a6
+def compare_cores(
+    explanation,      # from `explain`, one target
+    spectra: Spectra, # the spectra that were explained; info with core
+    cores=None,       # two names; None: the only two that there are
+) -> pd.DataFrame:    # a row a player: mean and sd in each core, difference of the means, its Monte Carlo error, wt%
+    "Mean contributions in two cores and what tells them apart."
+    e, names = one_target(explanation), list(cores if cores is not None else spectra.cores)
+    if len(e.values) != len(spectra): raise ValueError(f"{len(spectra)} spectra and an explanation of {len(e.values)}; expected the same ones")
+    if len(names) != 2 or not set(names) <= set(spectra.cores): raise ValueError(f"cores are {names}; expected two of {list(spectra.cores)}")
+    parts = [np.flatnonzero(spectra.column("core") == name) for name in names]
+    values, errors = [np.asarray(e.values)[p] for p in parts], [np.asarray(e.error_std)[p] for p in parts]
+    table = pd.DataFrame({"player": list(e.players)})
+    for name, v in zip(names, values): table[f"{name} mean"], table[f"{name} sd"] = v.mean(0), v.std(0)
+    table["difference"] = values[0].mean(0) - values[1].mean(0)
+    table["mc_error"] = np.sqrt(sum((s ** 2).sum(0) / len(s) ** 2 for s in errors))
+    return table.sort_values("difference", key=np.abs, ascending=False, ignore_index=True)
+
+# %% ../nbs/10_explain.ipynb #43342979
+def why_different(
+    model,                     # fitted
+    first: Spectra,            # one spectrum, as Spectra or counts (1, C)
+    second: Spectra,           # the one to compare it with
+    target: str | None = None, # one of the model's targets; may be left out if there is only one
+    pairs: int = 9,            # antithetic pairs of orders
+    top: int = 4,              # players named in the sentence that is printed
+    **options,                 # for `explain`
+):                             # shap.Explanation whose base value is the prediction of the second
+    "Explain one sample by its difference from another, and say so in a sentence."
+    if len(as_counts(first)) != 1 or len(as_counts(second)) != 1: raise ValueError(f"found {len(as_counts(first))} and {len(as_counts(second))} spectra; expected one and one")
+    e = one_target(explain(model, first, target, background=second, n_background=1, pairs=pairs, **{"value": "marginal", "verbose": False, **options}), target)
+    print(difference_sentence(e, top))
+    return e
+
+def difference_sentence(e, top: int) -> str:
+    "How far apart two samples are, and by which players."
+    apart, values = float(e.prediction[0] - e.base_values[0]), np.asarray(e.values)[0]
+    order = np.argsort(-np.abs(values))[:top]
+    parts = ", ".join(f"{list(e.players)[i]} {values[i]:+.2f}" for i in order)
+    return f"The first is predicted {abs(apart):.2f} wt% {'above' if apart >= 0 else 'below'} the second: {parts}, all others {values.sum() - values[order].sum():+.2f} wt% (Monte Carlo error up to {e.error_std.max():.2g})."
