@@ -17,7 +17,10 @@ import numpy as np
 import pandas as pd
 
 from label_efficiency import DATA, HERE
-from max_nb.explain import drivers, explain, one_target, sample, truth_test
+from max_nb.energy import line_groups
+from max_nb.explain import (agreement, comb_index, deletion_curve, deletion_gain, drivers, explain, infidelity, one_target, peak_positions, player_of, player_sums,
+                            saliency, shapley_values, shifted_profiles, smoothed, truth_test, with_random_labels, with_random_weights)
+from max_nb.plots import directions
 from max_nb.physics import ELEMENTS, simulate_spectra
 from max_nb.regress import MAXRegressor
 from max_nb.simulate import REGIONS, diary, expected_counts, free_sediments, intervened, simulate_core
@@ -130,7 +133,146 @@ def causal(a, seed: int) -> list[dict]:
     return out
 
 
-STAGES = {"causal": causal}
+# known causes
+
+class Lines:
+    "A lean rival: lasso on the areas of the nine strongest elements' lines and on their products, as sparse as two standard errors allow."
+    ELEMENTS = ("Al", "Si", "S", "Cl", "K", "Ca", "Ti", "Mn", "Fe")
+
+    def __init__(self, target: str):
+        self.targets = target
+
+    def areas(self, counts) -> np.ndarray:
+        groups = line_groups()
+        of = {e: next(n for n in groups if n.split(" + ")[0] == f"{e} K") for e in self.ELEMENTS}
+        main = {e: groups[n][groups[n] < 400][np.argsort(-np.asarray(self.mean)[groups[n][groups[n] < 400]])[:8]] for e, n in of.items()}
+        return np.stack([np.asarray(counts)[:, ch].sum(1) for ch in main.values()], 1)
+
+    def fit(self, counts, y):
+        from sklearn.linear_model import Lasso, LassoCV
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+        self.mean = np.asarray(counts, float).mean(0)
+        self.features = make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False), StandardScaler()).fit(self.areas(counts))
+        z = self.features.transform(self.areas(counts))
+        cv = LassoCV(cv=5, alphas=40, max_iter=5000).fit(z, y)
+        mean, se = cv.mse_path_.mean(1), cv.mse_path_.std(1) / np.sqrt(5)
+        self.lasso = Lasso(alpha=cv.alphas_[np.argmax(mean <= mean.min() + 2 * se[mean.argmin()])], max_iter=5000).fit(z, y)
+        return self
+
+    def predict(self, counts) -> np.ndarray:
+        return self.lasso.predict(self.features.transform(self.areas(counts)))
+
+
+def designs(train: Spectra, test: Spectra, causes, n: int) -> dict:
+    "name: (spectra to explain, background). `archive`: any sediments against all. `contrast`: rich in every cause against poor in every cause, so that each cause has something to explain."
+    f, b = test.info, train.info
+    rich = np.all([f[c] > b[c].median() for c in causes], axis=0)
+    poor = np.all([b[c] < b[c].quantile(0.4) for c in causes], axis=0)
+    return {"archive": (test[:n], train), "contrast": (test[np.flatnonzero(rich)[:n]], train[poor])}
+
+
+def formula_values(target: str, info: pd.DataFrame, background: pd.DataFrame) -> np.ndarray:
+    "(B, 3): Shapley values of the formula itself, in the amounts of its causes, mean over the background."
+    causes, other = list(CAUSES[target]), {"Si": 0.0, "Ca": 0.0, "Fe": 0.0, "Ti": 0.0}
+    def value(amounts):
+        return made_targets(pd.DataFrame({**{e: np.full(len(amounts), v) for e, v in other.items()}, **dict(zip(causes, amounts.T))}))[target].to_numpy()[:, None]
+    def one(row):
+        return shapley_values(lambda coalitions, amounts: value(np.where(coalitions, amounts, row)), info[causes].to_numpy(), 3, exact=True)[0][..., 0]
+    return np.mean([one(row) for row in background[causes].to_numpy()], axis=0)
+
+
+def truth(a, seed: int) -> list[dict]:
+    "Are the causes on top, and the rest near zero?"
+    out, network = [], fitted(a, "truth", seed)
+    steady = free_sediments(2200, seed=1000 + seed)
+    steady = Spectra(simulate_spectra(steady, seed=seed), pd.concat([steady, made_targets(steady)], axis=1))
+    data = {"network": parts("truth", seed), "lines": (steady[:2000], steady[2000:])}
+    for target, causes in CAUSES.items():
+        for name, (train, test) in data.items():
+            model = network if name == "network" else Lines(target).fit(train.counts, train.info[target].to_numpy())
+            p = model.predict(test)
+            p = p[:, list(CAUSES).index(target)] if p.ndim == 2 else p
+            r2 = 1 - np.mean((p - test.info[target]) ** 2) / np.var(test.info[target])
+            for design, (s, background) in designs(train, test, causes, a.spectra).items():
+                e = explain(model, s, target, value="marginal", background=background, pairs=1, seed=seed, verbose=False)
+                players = [f"{c} K" for c in causes]
+                share, top = drivers(e).set_index("player").share, np.abs(np.asarray(e.values)).argmax(1)
+                true = formula_values(target, s.info, background.info.iloc[e.background_rows])
+                found = np.asarray(e.values)[:, [list(e.players).index(q) for q in players]]
+                out.append(dict(seed=seed, model=name, target=target, design=design, n=len(s), r2=r2, **truth_test(e, players), first_is_cause=np.isin(np.array(list(e.players))[top], players).mean(),
+                                argon=share["Ar K + Rh L"], above=share["above 10 keV"], scatter=share.filter(like="scatter").sum(), spearman=spearman(true, found)))
+                print(out[-1], flush=True)
+    return out
+
+
+# the real spectra, and the tests that could refute
+
+def real(a, seed: int) -> list[dict]:
+    "Shares and directions of the players for CaCO3 and TOC under two games."
+    model, (known, s) = fitted(a, "real", seed), parts("real", seed)
+    chosen, out = s[np.sort(np.random.default_rng(seed).permutation(len(s))[: a.spectra])], []
+    for value in a.values:
+        some = chosen if value == "marginal" else chosen[: a.spectra // 3]
+        e = explain(model, some, value=value, background=s, n_background=8 if value == "marginal" else 4, pairs=1, seed=seed, verbose=False)
+        for target in ("CaCO3", "TOC"):
+            one = one_target(e, target)
+            way = pd.Series(directions(np.asarray(one.values), np.asarray(one.data)), list(one.players))
+            out += [dict(seed=seed, target=target, value=value, player=r.player, mean_abs=r.mean_abs, share=r.share, mc_error=r.mc_error, direction=way[r.player]) for r in drivers(one).itertuples()]
+    tests = refutations(model, known, chosen[: a.spectra // 3], s, seed)
+    keep(a, "refutation", seed, tests)
+    return out
+
+
+def refutations(model, known: Spectra, some: Spectra, background: Spectra, seed: int) -> list[dict]:
+    "Deletion, insertion, infidelity, comb index, peaks, randomised weights and labels, for each target."
+    out, settings = [], dict(value="marginal", n_background=4, pairs=1, verbose=False, seed=seed)
+    whole = explain(model, some, background=background, **settings)
+    shuffled = [explain(with_random_weights(model, seed=100 * seed + k, like=background[::4]), some, background=whole.background, **settings) for k in range(5)]
+    unlabelled = explain(with_random_labels(model, known, known.targets(["CaCO3", "TOC"]).to_numpy(), seed), some, background=whole.background, **settings)
+    grids = shifted_profiles(TwoAsOne(model), some[:3], "both", background, seed=seed)
+    wide = shifted_profiles(TwoAsOne(model), some[:3], "both", background, width=16, shifts=range(0, 16), n_background=1, pairs=2, seed=seed)
+    below = slice(0, 496)
+    for target in ("CaCO3", "TOC"):
+        e, slope = one_target(whole, target), saliency(model, some, target)
+        sizes = {"saliency": player_sums(np.abs(slope), e.players)}
+        single = OneOf(model, target)
+        cut, put = (deletion_curve(single, some, e, rivals=sizes, random_orders=2, insert=i, seed=seed) for i in (False, True))
+        gradient = slope / np.sqrt(np.maximum(some.counts, 1)) * (some.counts - e.background.mean(0))
+        left = infidelity(single, some, e, draws=12, seed=seed, rivals={"saliency": player_sums(gradient, e.players)})
+        height = {name: c.groupby("order").change.mean() for name, c in (("deletion", cut), ("insertion", put))}
+        row = dict(seed=seed, target=target, **{f"{n}_{o}": h[o] / h["random"] for n, h in height.items() for o in ("explanation", "saliency", "reverse")}, **{f"infidelity_{k.replace(' ', '_')}": v for k, v in left.items()})
+        row |= dict(weights_cosine=np.mean([agreement(e, one_target(o, target)).cosine for o in shuffled]), weights_abs_cosine=np.mean([abs(agreement(e, one_target(o, target)).cosine) for o in shuffled]),
+                    labels_cosine=agreement(e, one_target(unlabelled, target)).cosine, labels_size=agreement(e, one_target(unlabelled, target))["size"])
+        sal = np.abs(saliency(model, background[::6], target)).mean(0)
+        row |= dict(comb_saliency=comb_index(sal[below]), comb_saliency_smoothed=comb_index(smoothed(sal)[below]), comb_shapley=comb_index(grids.mean(0)[below]),
+                    **dict(zip(("peak_kev", "peak_sd_kev"), (lambda k: (k.mean(), k.std()))(peak_positions(wide, background.axis, 3.3, 4.1)))))
+        out.append(row)
+        print(row, flush=True)
+    return out
+
+
+class OneOf:
+    "One target of a model of several."
+    def __init__(self, model, target):
+        self.model, self.targets, self.column = model, target, list(model.targets_).index(target)
+
+    def predict(self, counts):
+        return self.model.predict(counts)[:, self.column]
+
+
+class TwoAsOne:
+    "The sum of both targets, each in units of its spread over what is asked first: one game shows where both look."
+    def __init__(self, model):
+        self.model, self.targets, self.spread = model, "both", None
+
+    def predict(self, counts):
+        p = self.model.predict(counts)
+        self.spread = p.std(0) if self.spread is None else self.spread
+        return (p / self.spread).sum(1)
+
+
+STAGES = {"truth": truth, "causal": causal, "real": real}
 
 
 def keep(a, name: str, seed: int, rows: list[dict]) -> None:
@@ -151,7 +293,7 @@ def main():
     for seed in a.only:
         for name in wanted:
             fitted(a, name, seed)
-            if a.stage == "all" and name in STAGES:
+            if a.stage == "all" and not (a.out / f"{name}-{seed}.csv").exists():
                 keep(a, name, seed, STAGES[name](a, seed))
 
 

@@ -983,15 +983,19 @@ def agreement(
     return pd.Series(dict(cosine=(a * b).sum() / max(np.sqrt((a ** 2).sum() * (b ** 2).sum()), 1e-300), size=np.abs(b).mean() / max(np.abs(a).mean(), 1e-300)))
 
 def randomisation_test(
-    models: dict,  # name: a model to compare with, as from `with_random_weights` and `with_random_labels`
+    models: dict,  # name: a model to compare with, or a list of such, as from `with_random_weights` and `with_random_labels`
     spectra,       # that were explained
     explanation,   # from `explain`, one target
     **options,     # for `explain`, as they were for the explanation
-) -> pd.DataFrame: # a row a model: cosine, size
-    "Explanations of randomised models beside the one of the model itself. The cosine should fall towards zero."
+) -> pd.DataFrame: # a row a name: cosine (mean over the list), its standard deviation, size
+    "Explanations of randomised models beside the one of the model itself. The mean cosine should fall to zero."
     target, value = (explanation.targets or [None])[0], explanation.settings["value"]
     given = {**dict(value=value, background=explanation.background, n_background=len(explanation.background) if explanation.background is not None else 8, verbose=False), **options}
-    return pd.DataFrame({name: agreement(explanation, explain(model, spectra, target, explanation.players, **given)) for name, model in models.items()}).T
+    rows = {}
+    for name, some in models.items():
+        found = pd.DataFrame([agreement(explanation, explain(m, spectra, target, explanation.players, **given)) for m in (some if isinstance(some, list) else [some])])
+        rows[name] = dict(cosine=found.cosine.mean(), sd=found.cosine.std(), size=found["size"].mean())
+    return pd.DataFrame(rows).T
 
 # %% ../nbs/10_explain.ipynb #41497e5e
 def stability(
