@@ -280,6 +280,29 @@ def keep(a, name: str, seed: int, rows: list[dict]) -> None:
     write_atomically(a.out / f"{name}-{seed}.csv", lambda p: pd.DataFrame(rows).to_csv(p, index=False))
 
 
+# the tables
+
+def collected(a) -> pd.DataFrame:
+    "All rows of all parts and seeds that are there."
+    files = sorted(p for p in a.out.glob("*-*.csv"))
+    return pd.concat([pd.read_csv(p).assign(part=p.stem.rsplit("-", 1)[0]) for p in files], ignore_index=True)
+
+
+def report(a) -> None:
+    "explanation.csv beside this script, and means with standard deviations over seeds."
+    rows = collected(a)
+    number = rows.select_dtypes("number").columns
+    rows[number] = rows[number].round(5)
+    write_atomically(HERE / "explanation.csv", lambda p: rows.to_csv(p, index=False))
+    keys = {"truth": ["model", "target", "design"], "causal": ["value"], "refutation": ["target"], "real": ["target", "value", "player"]}
+    for part, by in keys.items():
+        some = rows[rows.part == part].dropna(axis=1, how="all")
+        if len(some):
+            means = some.groupby(by)[[c for c in some.select_dtypes("number") if c != "seed"]].agg(["mean", "std"]).round(3)
+            print(f"\n{part}: seeds {sorted(some.seed.unique().tolist())}")
+            print((means.sort_values(("share", "mean"), ascending=False).groupby(by[:2]).head(6).sort_index(level=by[:2], sort_remaining=False) if part == "real" else means.T).to_string())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE / "out" / "explanation")
@@ -289,12 +312,16 @@ def main():
     parser.add_argument("--spectra", type=int, default=60, help="to be explained, of each seed")
     parser.add_argument("--values", nargs="*", default=["marginal", "conditional"])
     a = parser.parse_args()
+    if a.stage == "table":
+        return report(a)
     wanted = [p for p in a.parts if p != "real" or DATA.exists()]
     for seed in a.only:
         for name in wanted:
             fitted(a, name, seed)
             if a.stage == "all" and not (a.out / f"{name}-{seed}.csv").exists():
                 keep(a, name, seed, STAGES[name](a, seed))
+    if a.stage == "all":
+        report(a)
 
 
 if __name__ == "__main__":

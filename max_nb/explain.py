@@ -217,7 +217,7 @@ def ask(
     return np.concatenate(parts).reshape(n, s, -1) if parts else np.zeros((n, 0, 1))
 
 # %% ../nbs/10_explain.ipynb #b44f95c9
-TRUSTED = 8 # degrees of freedom of a standard error that may stop the sampling
+TRUSTED = 4 # pairs of a game, beyond the first, that a standard error needs before it may stop the sampling
 
 class Tally:
     "Running means and standard errors of the values of K games (Welford 1962)."
@@ -231,8 +231,6 @@ class Tally:
         self.mean[:, rows] += step / self.n[rows][:, None, None]
         self.squares[:, rows] += step * (values - self.mean[:, rows])
 
-    @property
-    def freedom(self) -> np.ndarray: return len(self.mean) * (self.n - 1) # (B,)
     def errors(self) -> np.ndarray:
         "(B, M, T) Monte Carlo standard error of the mean over games; zero where there is one pair only."
         k, more = len(self.mean), np.maximum(self.n - 1, 1)[:, None, None]
@@ -263,7 +261,7 @@ def sample(
         for turn in range(pairs if wanted is None else max(most, pairs)):
             tally.add(np.stack([one_pair(game, counts, rows, n_players, (seed, turn, k), parents, empty[k], full) for k, game in enumerate(games)]), rows)
             bar.update()
-            if wanted is not None and turn + 1 >= pairs: rows = np.flatnonzero((tally.freedom < TRUSTED) | (tally.errors() > wanted).any((1, 2)))
+            if wanted is not None and turn + 1 >= pairs: rows = np.flatnonzero((tally.n - 1 < TRUSTED) | (tally.errors() > wanted).any((1, 2)))
             if not len(rows): break
     return tally, np.mean(empty, 0)
 
@@ -483,8 +481,9 @@ def check_same_instrument(
     kv = [voltages(s) for s in (spectra, background)]
     if all(kv) and abs(kv[0] / kv[1] - 1) > 0.1: raise ValueError(f"the spectra were taken at {kv[0]:.3g} kV, the background at {kv[1]:.3g} kV; expected one setting of one instrument")
     roots = [np.sqrt(np.asarray(as_counts(s), dtype=np.float64).mean(0)) for s in (spectra, background)]
-    alike = roots[0] @ roots[1] / max(np.linalg.norm(roots[0]) * np.linalg.norm(roots[1]), 1e-12)
-    if 0 < alike < LIKENESS: raise ValueError(f"the background's mean spectrum is unlike the spectra's: cosine {alike:.2f}, expected at least {LIKENESS}; is it of another instrument?")
+    size = np.linalg.norm(roots[0]) * np.linalg.norm(roots[1])
+    alike = roots[0] @ roots[1] / size if size else 1.0
+    if alike < LIKENESS: raise ValueError(f"the background's mean spectrum is unlike the spectra's: cosine {alike:.2f}, expected at least {LIKENESS}; is it of another instrument?")
 
 def voltages(spectra) -> float | None:
     "Median tube voltage of spectra that know theirs, kV."
