@@ -4,7 +4,7 @@
 
 # %% ../nbs/10_explain.ipynb #59de7b77
 from __future__ import annotations
-import time
+import copy, time
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Callable
@@ -12,16 +12,38 @@ from typing import Callable
 import numpy as np
 import pandas as pd
 
-from .energy import EnergyAxis, line_groups
+from .energy import EnergyAxis, Tube, line_features, line_groups
 from .spectra import Spectra, as_counts
 
 # %% auto #0
-__all__ = ['patch_players', 'player_of', 'checked_channels', 'marginal_game', 'coalition_masker', 'numpy_state_kept',
-           'shapley_values', 'representatives', 'combine_games', 'predictor', 'target_names', 'seen_patches',
-           'add_residual', 'filled_in', 'conditional_game', 'LinearImputer', 'imputer_skill', 'drop_game', 'axis_of',
-           'find_players', 'autoencoder', 'background_counts', 'reference_spectra', 'make_games', 'play',
-           'count_shares', 'as_explanation', 'quality_line', 'check_choices', 'explain', 'drivers', 'one_target',
-           'prediction_without', 'deletion_curve', 'plot_deletion', 'deletion_gain', 'negative_controls', 'truth_test']
+__all__ = ['BATCH', 'TRUSTED', 'LIKENESS', 'line_players', 'patch_players', 'nested_players', 'player_of', 'checked_channels',
+           'marginal_game', 'coalition_masker', 'numpy_state_kept', 'shapley_values', 'representatives',
+           'combine_games', 'draw_orders', 'coalitions_on_the_way', 'gains', 'ask', 'Tally', 'sample', 'one_pair',
+           'predictor', 'target_names', 'seen_patches', 'add_residual', 'filled_in', 'imputed', 'conditional_game',
+           'LinearImputer', 'imputer_skill', 'drop_game', 'axis_of', 'find_players', 'find_parents', 'autoencoder',
+           'check_decoder', 'background_counts', 'check_same_instrument', 'voltages', 'reference_spectra', 'make_games',
+           'play', 'play_exactly', 'play_orders', 'count_shares', 'as_explanation', 'quality_line', 'of_spread',
+           'asked_and_reached', 'check_choices', 'explain', 'drivers', 'one_target', 'prediction_without',
+           'deletion_curve', 'list_of_orders', 'plot_deletion', 'deletion_gain', 'infidelity', 'unexplained',
+           'negative_controls', 'truth_test', 'surrogate', 'saliency', 'player_sums', 'window_players',
+           'shifted_profiles', 'smoothed', 'comb_index', 'peak_positions', 'with_random_weights', 'rescale_heads',
+           'with_random_labels', 'agreement', 'randomisation_test', 'stability', 'rows_of', 'group_sums',
+           'plot_downcore_drivers', 'core_rows', 'leading_values', 'downcore_frame', 'spectrum_traces',
+           'add_depth_slider', 'compare_cores', 'why_different', 'difference_sentence']
+
+# %% ../nbs/10_explain.ipynb #06392e2c
+def line_players(
+    axis: EnergyAxis = EnergyAxis(),
+    tube: Tube = Tube(),    # its anode's lines are players, and above the last line only its scattered radiation is left
+) -> dict[str, np.ndarray]: # player: its channels
+    "`line_groups`, with the bands of continuum above the last line joined into one player, the scatter."
+    groups, lines = line_groups(axis, tube=tube), line_features(anode=tube.anode)
+    last = lines.loc[lines.kind.isin(["alpha", "beta"]), "energy_kev"].max()
+    above = [name for name, channels in groups.items() if name.startswith("continuum") and axis.centers[channels[0]] > last]
+    if not above: return groups
+    joined = np.concatenate([groups[name] for name in above])
+    scatter = f"scatter {axis.centers[joined[0]]:.1f}-{axis.centers[joined[-1]]:.1f} keV"
+    return {scatter if name == above[0] else name: joined if name == above[0] else channels for name, channels in groups.items() if name not in above[1:]}
 
 # %% ../nbs/10_explain.ipynb #02044192
 def patch_players(
@@ -36,6 +58,23 @@ def patch_players(
     players = {f"{a:.2f}-{b:.2f} keV": np.arange(i * patch_size, (i + 1) * patch_size) for i, (a, b) in enumerate(zip(edges, edges[1:]))}
     rest = np.arange(n * patch_size, axis.n_channels)
     return players | ({f"above {edges[-1]:.1f} keV": rest} if len(rest) else {})
+
+# %% ../nbs/10_explain.ipynb #a7cb2ff4
+def nested_players(
+    groups: dict[str, np.ndarray],      # name: channel numbers, as from `line_players`
+    axis: EnergyAxis = EnergyAxis(),
+    patch_size: int = 16,               # P, channels a patch
+) -> tuple[dict[str, np.ndarray], list[str]]: # player: its channels; and the group of each player
+    "Each group cut at the edges of the patches; one that nothing cuts stays whole, and so does what lies above 10 keV."
+    pieces, parents = {}, []
+    for name, channels in groups.items():
+        patch = np.zeros(len(channels), int) if name.startswith("above") else np.asarray(channels) // patch_size
+        for number in np.unique(patch):
+            own = np.asarray(channels)[patch == number]
+            label = name if len(np.unique(patch)) == 1 else f"{name}, {axis.centers[own[0]]:.2f}-{axis.centers[own[-1]]:.2f} keV"
+            pieces[label] = own
+            parents.append(name)
+    return pieces, parents
 
 # %% ../nbs/10_explain.ipynb #57dd79df
 def player_of(
@@ -129,6 +168,108 @@ def combine_games(
     choice = values.mean(1).std(0, ddof=1) / np.sqrt(k) if k > 1 else np.zeros(values.shape[2:])
     return values.mean((0, 1)), mc, choice
 
+# %% ../nbs/10_explain.ipynb #2fcf3834
+def draw_orders(
+    n: int,                           # how many
+    n_players: int,                   # M
+    rng: np.random.Generator,
+    parents: np.ndarray | None = None, # (M,) number of each player's group; None: no groups
+) -> np.ndarray:                      # (n, M) place of each player in the order of arrival, from 0
+    "Random orders of arrival; members of a group arrive one after the other."
+    turn = rng.random((n, n_players))
+    if parents is None: return turn.argsort(1).argsort(1)
+    group_turn = rng.random((n, parents.max() + 1))[:, parents]
+    return np.lexsort((turn, group_turn), axis=1).argsort(1)
+
+# %% ../nbs/10_explain.ipynb #2846de33
+def coalitions_on_the_way(
+    rank: np.ndarray, # (n, M) from `draw_orders`
+) -> np.ndarray:      # (n, 2 (M - 1), M) bool: those of the order, then those of its reverse
+    "The coalitions that an order of arrival and its reverse pass through."
+    m = rank.shape[1]
+    step = np.arange(1, m)[:, None]
+    return np.concatenate([rank[:, None] < step, rank[:, None] >= m - step], 1)
+
+# %% ../nbs/10_explain.ipynb #b40f0c54
+def gains(
+    rank: np.ndarray,  # (n, M) from `draw_orders`
+    along: np.ndarray, # (n, 2 (M - 1), T) values of `coalitions_on_the_way`
+    empty: np.ndarray, # (n, T) value of nobody
+    full: np.ndarray,  # (n, T) value of everybody
+) -> np.ndarray:       # (n, M, T) what each player added, mean of the order and its reverse
+    "Marginal contributions along an antithetic pair."
+    m, half = rank.shape[1], along.shape[1] // 2
+    def one_way(place, steps): return np.take_along_axis(np.diff(steps, axis=1, prepend=empty[:, None], append=full[:, None]), place[..., None], 1)
+    return (one_way(rank, along[:, :half]) + one_way(m - 1 - rank, along[:, half:])) / 2
+
+# %% ../nbs/10_explain.ipynb #117d41ec
+BATCH = 1024 # coalitions given to a game at a time
+
+def ask(
+    game: Callable,         # game(coalitions (N, M) bool, counts (N, C)) -> (N, T) wt%
+    coalitions: np.ndarray, # (n, S, M) bool: S coalitions of each spectrum
+    counts: np.ndarray,     # (n, C)
+) -> np.ndarray:            # (n, S, T) wt%
+    "The game's values, batch by batch."
+    n, s, m = coalitions.shape
+    flat, row = coalitions.reshape(n * s, m), np.repeat(np.arange(n), s)
+    parts = [game(flat[i : i + BATCH], counts[row[i : i + BATCH]]) for i in range(0, n * s, BATCH)]
+    return np.concatenate(parts).reshape(n, s, -1) if parts else np.zeros((n, 0, 1))
+
+# %% ../nbs/10_explain.ipynb #b44f95c9
+TRUSTED = 4 # pairs of a game, beyond the first, that a standard error needs before it may stop the sampling
+
+class Tally:
+    "Running means and standard errors of the values of K games (Welford 1962)."
+    def __init__(self, shape: tuple): # (K, B, M, T)
+        self.n, self.mean, self.squares = np.zeros(shape[1], int), np.zeros(shape), np.zeros(shape)
+
+    def add(self, values: np.ndarray, rows: np.ndarray) -> None:
+        "values (K, len(rows), M, T): one more pair of each game for these spectra."
+        self.n[rows] += 1
+        step = values - self.mean[:, rows]
+        self.mean[:, rows] += step / self.n[rows][:, None, None]
+        self.squares[:, rows] += step * (values - self.mean[:, rows])
+
+    def errors(self) -> np.ndarray:
+        "(B, M, T) Monte Carlo standard error of the mean over games; zero where there is one pair only."
+        k, more = len(self.mean), np.maximum(self.n - 1, 1)[:, None, None]
+        return np.sqrt((self.squares / more).sum(0) / np.maximum(self.n, 1)[:, None, None]) / k
+    def choice(self) -> np.ndarray:
+        "(B, M, T) standard error from the choice of background; zero for a single game."
+        k = len(self.mean)
+        return self.mean.std(0, ddof=1) / np.sqrt(k) if k > 1 else np.zeros(self.mean.shape[1:])
+
+# %% ../nbs/10_explain.ipynb #1cacb0dd
+def sample(
+    games: list[Callable],             # K games
+    counts: np.ndarray,                # (B, C) spectra to explain
+    n_players: int,                    # M
+    pairs: int,                        # antithetic pairs a game; where an error is asked for, the fewest
+    seed: int,
+    parents: np.ndarray | None = None, # (M,) numbers of groups, for Owen values
+    wanted: np.ndarray | None = None,  # (T,) largest Monte Carlo error that is accepted, wt%; None: `pairs` and no more
+    most: int = 64,                    # pairs a game at which it ends in any case
+    progress: bool = True,             # show a bar where it takes longer than two seconds
+) -> tuple[Tally, np.ndarray]:         # values with their errors; base values (B, T)
+    "Random orders for all spectra, round by round, until enough."
+    from tqdm import tqdm
+    nobody, everybody = np.zeros((len(counts), 1, n_players), bool), np.ones((len(counts), 1, n_players), bool)
+    empty, full = [ask(game, nobody, counts)[:, 0] for game in games], ask(games[0], everybody, counts)[:, 0]
+    tally, rows = Tally((len(games), len(counts), n_players, full.shape[1])), np.arange(len(counts))
+    with tqdm(desc="explain", unit="round", delay=2, mininterval=0.5, leave=False, disable=not progress) as bar:
+        for turn in range(pairs if wanted is None else max(most, pairs)):
+            tally.add(np.stack([one_pair(game, counts, rows, n_players, (seed, turn, k), parents, empty[k], full) for k, game in enumerate(games)]), rows)
+            bar.update()
+            if wanted is not None and turn + 1 >= pairs: rows = np.flatnonzero((tally.n - 1 < TRUSTED) | (tally.errors() > wanted).any((1, 2)))
+            if not len(rows): break
+    return tally, np.mean(empty, 0)
+
+def one_pair(game: Callable, counts: np.ndarray, rows: np.ndarray, n_players: int, seed: tuple, parents, empty: np.ndarray, full: np.ndarray) -> np.ndarray:
+    "(len(rows), M, T): one antithetic pair of some of the spectra. The orders of a spectrum do not depend on which others are played."
+    rank = draw_orders(len(counts), n_players, np.random.default_rng(seed), parents)[rows]
+    return gains(rank, ask(game, coalitions_on_the_way(rank), counts[rows]), empty[rows], full[rows])
+
 # %% ../nbs/10_explain.ipynb #4ddbeee8
 def predictor(
     predict: Callable,               # (N, C) -> (N,) or (N, T) wt%
@@ -184,6 +325,19 @@ def filled_in(
     return np.asarray(guess.cpu() if hasattr(guess, "cpu") else guess, dtype=np.float64).clip(0)
 
 # %% ../nbs/10_explain.ipynb #aac7a9bd
+def imputed(
+    mae,                # MAX or another imputer
+    counts: np.ndarray, # (N, C) counts; what is not seen may hold anything that is no secret
+    seen: np.ndarray,   # (N, C) bool
+) -> np.ndarray:        # (N, C) counts >= 0
+    "The autoencoder's guess from whole patches; where patches are seen in part, a second one from those, too."
+    c = mae.config
+    first = filled_in(mae, counts, ~seen_patches(seen, c.n_patches, c.patch_size))
+    share = seen[:, : c.n_patches * c.patch_size].reshape(len(seen), c.n_patches, c.patch_size).mean(2)
+    if not ((share >= 0.5) & (share < 1)).any(): return first
+    closed = np.where(seen, counts, first)
+    return np.where(seen, counts, filled_in(mae, closed, share < 0.5))
+
 def conditional_game(
     predict: Callable,       # (N, C) raw counts -> (N, T) wt%
     mae,                     # MAX: .reconstruct(counts, mask) and .config
@@ -191,12 +345,10 @@ def conditional_game(
     background: np.ndarray,  # (C,) counts of one background spectrum: the source of residuals
 ) -> Callable:               # game(coalitions (N, M) bool, counts (N, C)) -> (N, T) wt%
     "Absent players' channels are drawn by the masked autoencoder, given those present (Frye et al. 2021)."
-    config = mae.config
     def game(coalitions, counts):
         seen = coalitions[:, owner]
-        hidden = ~seen_patches(seen, config.n_patches, config.patch_size)
-        mixed = np.where(seen, counts, background)
-        drawn = add_residual(filled_in(mae, mixed, hidden), background, filled_in(mae, np.tile(background, (len(mixed), 1)), hidden))
+        its = np.tile(background, (len(seen), 1))
+        drawn = add_residual(imputed(mae, np.where(seen, counts, background), seen), background, imputed(mae, its, seen))
         return predict(np.where(seen, counts, drawn))
     return game
 
@@ -233,7 +385,7 @@ def imputer_skill(
     for name, channels in table.items():
         seen = np.ones(counts.shape, bool)
         seen[:, channels] = False
-        guess = filled_in(mae, np.where(seen, counts, counts.mean(0)), ~seen_patches(seen, mae.config.n_patches, mae.config.patch_size))
+        guess = imputed(mae, np.where(seen, counts, counts.mean(0)), seen)
         true, guessed = counts[:, channels].sum(1), guess[:, channels].sum(1)
         spread = max(true.std(), 1e-12)
         r = np.corrcoef(true, guessed)[0, 1] if min(true.std(), guessed.std()) > 0 else 0.0
@@ -263,15 +415,25 @@ def axis_of(
 
 # %% ../nbs/10_explain.ipynb #a33c607d
 def find_players(
-    players: str | dict,         # "lines", "patches", or name: channels
+    players: str | dict,         # "lines", "patches", "nested", or name: channels
     axis: EnergyAxis,
     patch_size: int = 16,        # of the patches
 ) -> dict[str, np.ndarray]:
     "The players by name. ValueError for a word that is not known."
     if isinstance(players, dict): return {str(k): checked_channels(str(k), v, axis.n_channels) for k, v in players.items()}
-    if players == "lines": return line_groups(axis)
+    if players == "lines": return line_players(axis)
     if players == "patches": return patch_players(axis, patch_size)
-    raise ValueError(f"players is {players!r}; expected 'lines', 'patches' or a dict of name: channels")
+    if players == "nested": return nested_players(line_players(axis), axis, patch_size)[0]
+    raise ValueError(f"players is {players!r}; expected 'lines', 'patches', 'nested' or a dict of name: channels")
+
+# %% ../nbs/10_explain.ipynb #2b2ae761
+def find_parents(
+    players: str | dict,  # as for `find_players`
+    axis: EnergyAxis,
+    patch_size: int = 16, # of the patches
+) -> list[str] | None:    # (M,) group of each player; None where there are no groups
+    "The group of each nested player."
+    return nested_players(line_players(axis), axis, patch_size)[1] if isinstance(players, str) and players == "nested" else None
 
 # %% ../nbs/10_explain.ipynb #b42f5b15
 def autoencoder(
@@ -279,14 +441,21 @@ def autoencoder(
     value: str,    # "conditional" or "drop"
     imputer=None,  # a MAX, for "conditional"
 ):                 # MAX
-    "The autoencoder that the game needs: `imputer`, or the MAX inside a MAXRegressor. ValueError if there is none."
+    "The autoencoder that the game needs: `imputer`, or the MAX inside a MAXRegressor. ValueError if there is none, or if it was never trained to fill in."
     if imputer is not None and value == "conditional":
-        if hasattr(imputer, "reconstruct") and hasattr(imputer, "config"): return imputer
+        if hasattr(imputer, "reconstruct") and hasattr(imputer, "config"): return check_decoder(imputer, "imputer")
         raise ValueError(f"imputer is a {type(imputer).__name__}; expected a MAX")
     mae = getattr(model, "mae_", None)
     if mae is None or not hasattr(model, "predict_visible"):
         raise ValueError(f"value={value!r} needs a fitted MAXRegressor; a {type(model).__name__} has no autoencoder. Use value='marginal', or 'conditional' with imputer=")
-    return mae
+    return check_decoder(mae, "the model's autoencoder") if value == "conditional" else mae
+
+def check_decoder(mae, name: str):
+    "The same autoencoder; ValueError where its decoder is missing or has never learned anything (all biases are the zeros it began with)."
+    if isinstance(mae, LinearImputer) or not hasattr(mae, "parameters"): return mae
+    decoder = getattr(mae, "decoder", None)
+    if decoder is not None and any(p.detach().abs().max() > 0 for n, p in decoder.named_parameters() if n.endswith("pred.bias")): return mae
+    raise ValueError(f"value='conditional' needs a decoder that can fill in: {name} has {'none' if decoder is None else 'one that was never trained'}, as after from_xpt(regressor) or pretrained=None. Give a pre-trained MAX as imputer=, or use value='marginal' or 'drop'")
 
 # %% ../nbs/10_explain.ipynb #73e505de
 def background_counts(
@@ -298,19 +467,47 @@ def background_counts(
     if background is None: raise ValueError(f"{purpose} needs a background to compare with: give background=, for instance the training spectra")
     counts = np.asarray(as_counts(background), dtype=np.float64)
     if axis_of(background) != axis: raise ValueError(f"the background is on {axis_of(background)}, the spectra on {axis}; use .rebin first")
+    if not len(counts): raise ValueError(f"{purpose} needs a background to compare with, and the one given has no spectra; expected at least one")
     return counts
+
+# %% ../nbs/10_explain.ipynb #86b7f34b
+LIKENESS = 0.5 # least cosine between the square roots of two mean spectra of one instrument: any two real spectra of one scanner are above 0.7, an Avaatech's and an Itrax's below 0.35
+
+def check_same_instrument(
+    spectra,    # Spectra or counts (B, C) to be explained
+    background, # Spectra or counts (B, C)
+) -> None:
+    "ValueError where the background was taken at another voltage, or its peaks are elsewhere."
+    kv = [voltages(s) for s in (spectra, background)]
+    if all(kv) and abs(kv[0] / kv[1] - 1) > 0.1: raise ValueError(f"the spectra were taken at {kv[0]:.3g} kV, the background at {kv[1]:.3g} kV; expected one setting of one instrument")
+    roots = [np.sqrt(np.asarray(as_counts(s), dtype=np.float64).mean(0)) for s in (spectra, background)]
+    size = np.linalg.norm(roots[0]) * np.linalg.norm(roots[1])
+    alike = roots[0] @ roots[1] / size if size else 1.0
+    if alike < LIKENESS: raise ValueError(f"the background's mean spectrum is unlike the spectra's: cosine {alike:.2f}, expected at least {LIKENESS}; is it of another instrument?")
+
+def voltages(spectra) -> float | None:
+    "Median tube voltage of spectra that know theirs, kV."
+    known = spectra.info["voltage_kv"] if isinstance(spectra, Spectra) and "voltage_kv" in spectra.info else pd.Series([spectra.meta.get("voltage_kv")] if isinstance(spectra, Spectra) else [], dtype=object)
+    known = pd.to_numeric(known, errors="coerce").dropna()
+    return float(known.median()) if len(known) else None
 
 # %% ../nbs/10_explain.ipynb #e967013a
 def reference_spectra(
-    predict: Callable, background, axis: EnergyAxis, value: str,
-    n: int,    # how many to keep
+    predict: Callable, # from `predictor`
+    spectra,           # to be explained
+    background,        # Spectra or counts (B, C); None where tokens are dropped
+    axis: EnergyAxis,
+    value: str,
+    n: int,            # how many to keep
     seed: int,
-) -> tuple[np.ndarray | None, np.ndarray | None]: # row numbers (K,) and counts (K, C); None where tokens are dropped
-    "The background spectra that the games are played against."
-    if value == "drop": return None, None
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]: # row numbers (K,) and counts (K, C), None where tokens are dropped; spread (T,) of the predictions, wt%
+    "The background spectra that the games are played against, and how much the target varies: over the background, or over the spectra where there is none."
+    if value == "drop": return None, None, predict(np.asarray(as_counts(spectra), dtype=np.float64)).std(0)
     counts = background_counts(background, axis, f"value={value!r}")
-    rows = representatives(predict(counts), n, seed)
-    return rows, counts[rows]
+    check_same_instrument(spectra, background)
+    predicted = predict(counts)
+    rows = representatives(predicted, n, seed)
+    return rows, counts[rows], predicted.std(0)
 
 # %% ../nbs/10_explain.ipynb #01427328
 def make_games(
@@ -345,6 +542,35 @@ def play(
     played = [shapley_values(game, counts, n_players, exact, s) for game, s in tqdm(rounds, "explain", delay=2, mininterval=0.5, leave=False, disable=not progress)]
     values = np.stack([v for v, _ in played])
     return values.reshape(len(games), repeats, *values.shape[1:]), np.mean([b for _, b in played], 0)
+
+# %% ../nbs/10_explain.ipynb #8b8b363b
+def play_exactly(games: list[Callable], counts: np.ndarray, n_players: int, progress: bool) -> SimpleNamespace:
+    "All coalitions of all games, by shap's `ExactExplainer`: values (B, M, T), base (B, T), two errors (B, M, T)."
+    values, base = play(games, counts, n_players, 1, True, 0, progress)
+    mean, error, choice = combine_games(values)
+    return SimpleNamespace(values=mean, base=base, error=error, choice=choice, pairs=1, reached=1.0, evaluations=len(games) * len(counts) * 2**n_players)
+
+def play_orders(
+    games: list[Callable],     # K games
+    counts: np.ndarray,        # (B, C)
+    n_players: int,            # M
+    pairs: int,                # antithetic pairs a game; where an error is asked for, the fewest
+    seed: int,
+    parents: list[str] | None, # (M,) group of each player
+    error: float | None,       # share of the spread that is asked for
+    spread: np.ndarray,        # (T,) wt%
+    most: int,                 # pairs
+    progress: bool = True,
+) -> SimpleNamespace:          # values (B, M, T), base (B, T), two errors (B, M, T), ...
+    "Random orders of all games. With a single pair a game the Monte Carlo error is not known, and the spread among games, which contains it, is reported in its place."
+    groups = None if parents is None else np.unique(parents, return_inverse=True)[1]
+    wanted = None if error is None else error * spread
+    tally, base = sample(games, counts, n_players, pairs, seed, groups, wanted, most, progress)
+    monte_carlo, choice = tally.errors(), tally.choice()
+    if (tally.n == 1).all(): monte_carlo = choice
+    reached = 1.0 if error is None else float((monte_carlo <= wanted).all((1, 2)).mean())
+    return SimpleNamespace(values=tally.mean.mean(0), base=base, error=monte_carlo, choice=choice, pairs=int(tally.n.max()), reached=reached,
+                           evaluations=int(len(games) * (tally.n * (2 * n_players - 2) + 1).sum() + len(counts)))
 
 # %% ../nbs/10_explain.ipynb #f0109673
 def count_shares(
@@ -386,23 +612,34 @@ def quality_line(
     sampling = "exact" if s["exact"] else f"{s['repeats']} antithetic pairs"
     value = s["value"] if s["imputer_skill"] is None else f"{s['value']} (imputer skill {s['imputer_skill']:.2f})"
     return (f"explain {what}: {len(explanation.values)} spectra x {len(explanation.players)} players, {value}, {s['games']} game(s) x {sampling}, "
-            f"{s['evaluations']:,} evaluations in {s['seconds']:.1f} s; additivity residual at most {explanation.additivity.max():.1e} wt%; "
-            f"Monte Carlo error median {np.median(error):.2g}, largest {error.max():.2g} wt%")
+            f"{s['evaluations']:,} evaluations in {s['seconds']:.1f} s; additivity residual at most {explanation.additivity.max():.1e} wt%{of_spread(explanation, explanation.additivity, '.1e')}; "
+            f"Monte Carlo error median {np.median(error):.2g}, largest {error.max():.2g} wt%{of_spread(explanation, error, '.2g')}{asked_and_reached(s)}")
+
+def of_spread(explanation, size: np.ndarray, style: str) -> str:
+    "The largest of some sizes (..., T) as a share of the target's spread."
+    spread = np.asarray(explanation.settings["spread"])
+    share = (np.reshape(size, (-1, len(spread))).max(0) / np.where(spread > 0, spread, np.nan)).max()
+    return f" ({share:{style}} of the target's spread)" if np.isfinite(share) else ""
+
+def asked_and_reached(s: dict) -> str:
+    "How many spectra got the error that was asked for."
+    return "" if s["error"] is None else f"; asked for {s['error']:g} of the spread, reached for {s['reached']:.0%} of the spectra"
 
 # %% ../nbs/10_explain.ipynb #8fa041eb
-def check_choices(value: str, n_background: int, pairs: int) -> None:
+def check_choices(value: str, n_background: int, pairs: int, error: float | None = None, most_pairs: int = 64) -> None:
     "ValueError for settings that cannot be."
     if value not in ("conditional", "marginal", "drop"): raise ValueError(f"value is {value!r}; expected 'conditional', 'marginal' or 'drop'")
-    for name, number in (("n_background", n_background), ("pairs", pairs)):
-        if int(number) != number or number < 1: raise ValueError(f"{name} is {number}; expected a whole number of at least 1")
-    if n_background * pairs < 2: raise ValueError("n_background and pairs are both 1; expected at least two games, or there is no error to report")
+    for name, number in (("n_background", n_background), ("pairs", pairs), ("most_pairs", most_pairs)):
+        if isinstance(number, str) or int(number) != number or number < 1: raise ValueError(f"{name} is {number}; expected a whole number of at least 1")
+    if error is not None and not 0 < error < 1: raise ValueError(f"error is {error}; expected a share of the target's spread, such as 0.01 for one per cent, or None")
+    if n_background * pairs < 2 and error is None: raise ValueError("n_background and pairs are both 1; expected at least two games, or there is no error to report")
 
 # %% ../nbs/10_explain.ipynb #4827fa31
 def explain(
     model,                         # fitted, with predict(counts) in wt%: a MAXRegressor or a rival
     spectra,                       # Spectra or counts (B, C) to explain
     target: str | None = None,     # one of the model's targets; None: all of them
-    players: str | dict = "lines", # "lines", "patches", or name: channels
+    players: str | dict = "lines", # "lines", "patches", "nested" (Owen values of lines cut at patch edges), or name: channels
     value: str = "conditional",    # what absence means: "conditional", "marginal" or "drop"
     background=None,               # Spectra or counts (B, C) to compare with; "drop" needs none
     n_background: int = 8,         # spectra of the background that are used
@@ -411,26 +648,27 @@ def explain(
     exact_up_to: int = 8,          # so few players are enumerated exactly
     seed: int = 0,                 # all randomness comes from here
     verbose: bool = True,          # print additivity residual and Monte Carlo error
+    error: float | None = None,    # go on until every value's Monte Carlo error is below this share of the target's spread (0.01: one per cent)
+    most_pairs: int = 64,          # but no further than this
 ):                                 # shap.Explanation: values (B, M), or (B, M, T) for several targets, in wt%
     "Shapley values of line groups or patches for each spectrum, with additivity residual and Monte Carlo error."
-    check_choices(value, n_background, pairs)
+    check_choices(value, n_background, pairs, error, most_pairs)
     started, axis, names = time.perf_counter(), axis_of(spectra), target_names(model)
     counts = np.asarray(as_counts(spectra), dtype=np.float64)
-    table = find_players(players, axis, 16 if value == "marginal" else autoencoder(model, value, imputer).config.patch_size)
+    if not len(counts): raise ValueError("there are no spectra to explain; expected at least one")
+    size = 16 if value == "marginal" and not hasattr(model, "mae_") else (model.mae_ if value == "marginal" else autoencoder(model, value, imputer)).config.patch_size
+    table, parents = find_players(players, axis, size), find_parents(players, axis, size)
     owner, predict = player_of(table, axis.n_channels), predictor(model.predict, names, target)
-    rows, reference = reference_spectra(predict, background, axis, value, n_background, seed)
+    rows, reference, spread = reference_spectra(predict, spectra, background, axis, value, n_background, seed)
     games = make_games(model, predict, predictor(getattr(model, "predict_visible", None), names, target), value, owner, reference, imputer)
-    exact = len(table) <= exact_up_to
-    repeats = 1 if exact else pairs * (n_background if value == "drop" else 1)
-    values, base = play(games, counts, len(table), repeats, exact, seed, verbose)
-    mean, error, choice = combine_games(values)
-    if repeats == 1 and not exact: error = choice
+    exact = len(table) <= exact_up_to and parents is None
+    played = play_exactly(games, counts, len(table), verbose) if exact else play_orders(games, counts, len(table), pairs if len(games) > 1 or value != "drop" else pairs * n_background, seed, parents, error, spread, most_pairs, verbose)
     skill = imputer_skill(autoencoder(model, value, imputer), reference, table).skill.median() if value == "conditional" else None
-    settings = dict(value=value, imputer_skill=skill, games=len(games), repeats=repeats, exact=exact, seed=seed, seconds=time.perf_counter() - started,
-                    evaluations=len(games) * repeats * len(counts) * (2 ** len(table) if exact else 2 * len(table) + 1))
-    wanted = [target] if target is not None else names if names and len(names) == mean.shape[2] else None
-    result = as_explanation(mean, base, predict(counts), count_shares(counts, owner), error, choice, wanted,
-                            players=table, background=reference, background_rows=rows, settings=settings)
+    settings = dict(value=value, imputer_skill=skill, games=len(games), repeats=played.pairs, exact=exact, seed=seed, seconds=time.perf_counter() - started,
+                    evaluations=played.evaluations, spread=spread.tolist(), error=error, reached=played.reached)
+    wanted = [target] if target is not None else names if names and len(names) == len(spread) else None
+    result = as_explanation(played.values, played.base, predict(counts), count_shares(counts, owner), played.error, played.choice, wanted,
+                            players=table, background=reference, background_rows=rows, settings=settings, parents=parents)
     if verbose: print(quality_line(result))
     return result
 
@@ -457,7 +695,8 @@ def one_target(
     if target not in names: raise ValueError(f"target is {target!r}; expected one of {names}")
     cut = lambda a: np.asarray(a)[..., [names.index(target)]]
     e = explanation
-    return as_explanation(cut(e.values), cut(e.base_values), cut(e.prediction), e.data, cut(e.error_std), cut(e.background_error), [target], players=e.players, background=e.background, background_rows=e.background_rows, settings=e.settings)
+    return as_explanation(cut(e.values), cut(e.base_values), cut(e.prediction), e.data, cut(e.error_std), cut(e.background_error), [target], players=e.players, background=e.background, background_rows=e.background_rows, parents=e.parents,
+                          settings={**e.settings, "spread": [e.settings["spread"][names.index(target)]]})
 
 # %% ../nbs/10_explain.ipynb #e24bc4c0
 def prediction_without(
@@ -479,19 +718,30 @@ def deletion_curve(
     background=None,        # counts (K, C) that replace; None: those of the explanation
     random_orders: int = 5, # to compare with
     seed: int = 0,          # of the random orders
-) -> pd.DataFrame:          # order ("explanation", "random", "reverse"), removed (players), change (mean |change| of the prediction, wt%)
-    "How fast the prediction moves when players are deleted in the explanation's order, a random one, or the reverse."
+    rivals: dict | None = None, # name: (B, M) sizes that give other orders, such as a saliency from `player_sums`
+    insert: bool = False,   # begin with the background and put players in, instead of deleting them
+) -> pd.DataFrame:          # order ("explanation", "random", "reverse", rivals), removed (players deleted or put in), change (mean |change| of the prediction, wt%)
+    "How fast the prediction moves when players are deleted (or put in) in the explanation's order, a random one, the reverse, or a rival's."
     e, counts = one_target(explanation), np.asarray(as_counts(spectra), dtype=np.float64)
     if len(counts) != len(e.values): raise ValueError(f"{len(counts)} spectra and an explanation of {len(e.values)}; expected the same ones")
     rows = e.background if background is None else background_counts(background, axis_of(spectra), "deletion_curve")
     if rows is None: raise ValueError("an explanation by dropped tokens has no background; give background=")
     predict, owner = predictor(model.predict, target_names(model), (e.targets or [None])[0]), player_of(e.players, counts.shape[1])
-    rng, before, size = np.random.default_rng(seed), predict(counts)[:, 0], np.abs(np.asarray(e.values))
-    scores = [("explanation", size), ("reverse", -size)] + [("random", rng.random(size.shape)) for _ in range(random_orders)]
-    ranks = [(name, (-score).argsort(1).argsort(1)) for name, score in scores]
-    table = [dict(order=name, removed=n, change=np.abs(before - prediction_without(predict, counts, rows, owner, rank < n)).mean())
-             for name, rank in ranks for n in range(size.shape[1] + 1)]
+    scores, rng = list_of_orders(np.abs(np.asarray(e.values)), rivals), np.random.default_rng(seed)
+    scores += [("random", rng.random(e.values.shape)) for _ in range(random_orders)]
+    def after(rank, n): return prediction_without(predict, counts, rows, owner, rank >= n if insert else rank < n)
+    table = []
+    for name, score in scores:
+        rank = (-score).argsort(1).argsort(1)
+        steps = [after(rank, n) for n in range(score.shape[1] + 1)]
+        table += [dict(order=name, removed=n, change=np.abs(step - steps[0]).mean()) for n, step in enumerate(steps)]
     return pd.DataFrame(table).groupby(["order", "removed"], as_index=False).change.mean()
+
+def list_of_orders(size: np.ndarray, rivals: dict | None) -> list[tuple[str, np.ndarray]]:
+    "Name and scores (B, M) of the explanation, its reverse and its rivals; ValueError for rivals of another shape."
+    wrong = {name: np.shape(s) for name, s in (rivals or {}).items() if np.shape(s) != size.shape}
+    if wrong: raise ValueError(f"rivals have shapes {wrong}; expected {size.shape}, spectra and players")
+    return [("explanation", size), ("reverse", -size)] + [(name, np.asarray(s)) for name, s in (rivals or {}).items()]
 
 # %% ../nbs/10_explain.ipynb #03f7010d
 def plot_deletion(
@@ -499,10 +749,10 @@ def plot_deletion(
 ):                       # go.Figure
     "Change of the prediction against the number of deleted players, a line an order."
     from max_nb.plots import empty_figure
-    fig = empty_figure("players deleted", "mean |change| of the prediction, wt%", "", 340)
-    for name, dash in (("explanation", "solid"), ("random", "dash"), ("reverse", "dot")):
+    fig, styles = empty_figure("players deleted (or put in)", "mean |change| of the prediction, wt%", "", 340), {"explanation": "solid", "random": "dash", "reverse": "dot"}
+    for name in [*styles, *sorted(set(curve.order) - set(styles))]:
         part = curve[curve.order == name]
-        fig.add_scatter(x=part.removed.tolist(), y=part.change.tolist(), name=f"{name} order", line_dash=dash, mode="lines+markers")
+        fig.add_scatter(x=part.removed.tolist(), y=part.change.tolist(), name=f"{name} order", line_dash=styles.get(name, "dashdot"), mode="lines+markers")
     return fig
 
 # %% ../nbs/10_explain.ipynb #4c6edf35
@@ -513,6 +763,32 @@ def deletion_gain(
     height = curve.groupby("order").change.mean()
     if height["random"] == 0: raise ValueError("deleting players never changes the prediction: the model is constant on these spectra")
     return float(height["explanation"] / height["random"])
+
+# %% ../nbs/10_explain.ipynb #084c7232
+def infidelity(
+    model,              # the model that was explained
+    spectra,            # the spectra that were explained
+    explanation,        # from `explain`, one target
+    background=None,    # counts (K, C) that replace; None: those of the explanation
+    draws: int = 32,    # random halves of the players
+    seed: int = 0,
+    rivals: dict | None = None, # name: (B, M) attributions to compare with
+) -> pd.Series:         # "explanation", "of another spectrum", rivals: share of the change that is not predicted
+    "How badly do the values predict what deleting random players does?"
+    e, counts = one_target(explanation), np.asarray(as_counts(spectra), dtype=np.float64)
+    rows = e.background if background is None else background_counts(background, axis_of(spectra), "infidelity")
+    if rows is None: raise ValueError("an explanation by dropped tokens has no background; give background=")
+    predict, owner = predictor(model.predict, target_names(model), (e.targets or [None])[0]), player_of(e.players, counts.shape[1])
+    values, rng = np.asarray(e.values), np.random.default_rng(seed)
+    tried = {"explanation": values, "of another spectrum": np.roll(values, 1, 0)} | (rivals or {})
+    hidden = rng.random((draws, *values.shape)) < 0.5
+    change = np.array([predict(counts)[:, 0] - prediction_without(predict, counts, rows, owner, h) for h in hidden])
+    return pd.Series({name: unexplained(change, np.einsum("dbm,bm->db", hidden, v)) for name, v in tried.items()})
+
+def unexplained(change: np.ndarray, guess: np.ndarray) -> float:
+    "Share of the mean square of `change` that the best multiple of `guess` leaves."
+    if not (change ** 2).sum(): raise ValueError("deleting players never changes the prediction: the model is constant on these spectra")
+    return float(1 - (change * guess).sum() ** 2 / max((guess ** 2).sum() * (change ** 2).sum(), 1e-300))
 
 # %% ../nbs/10_explain.ipynb #fbcbecc7
 def negative_controls(
@@ -539,3 +815,335 @@ def truth_test(
     true, table = np.isin(names, causes), drivers(e).set_index("player").share
     top = np.argsort(-np.abs(np.asarray(e.values)), axis=1)[:, : len(causes)]
     return pd.Series(dict(top=true[top].all(1).mean(), weakest_cause=table[causes].min(), strongest_other=table.drop(causes).max(), others=table.drop(causes).sum()))
+
+# %% ../nbs/10_explain.ipynb #82695789
+def surrogate(
+    model,                       # fitted MAXRegressor
+    spectra,                     # Spectra or counts (B, C) to learn on; no laboratory values are needed
+    steps: int = 400,
+    batch_size: int = 32,
+    learning_rate: float = 5e-4,
+    seed: int = 0,
+):                               # MAXRegressor with one network, for value="drop"
+    "A copy of the model that has learned its answers with any number of patches missing."
+    import torch
+    from max_nb.mae import as_tensor
+    from max_nb.regress import member_outputs
+    if not hasattr(model, "members_"): raise ValueError(f"a {type(model).__name__} reads no patches; expected a fitted MAXRegressor")
+    twin, x = copy.deepcopy(model), as_tensor(spectra, model.mae_.config)
+    answers, generator = torch.as_tensor(member_outputs(model, spectra).mean(0), dtype=torch.float32), torch.Generator().manual_seed(seed)
+    twin.members_, twin.tune_, network = twin.members_[:1], "full", twin.members_[0]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    for _ in range(steps):
+        rows = torch.randint(len(x), (batch_size,), generator=generator)
+        share = torch.rand(batch_size, 1, generator=generator) * 1.2 - 0.1 # a tenth sees nothing, a tenth everything
+        visible = torch.rand(batch_size, model.mae_.config.n_patches, generator=generator) < share
+        (network(x[rows], visible) - answers[rows]).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step(); optimizer.zero_grad(); rate.step()
+    network.eval()
+    return twin
+
+# %% ../nbs/10_explain.ipynb #54722dd9
+def saliency(
+    model,                     # fitted MAXRegressor
+    spectra,                   # Spectra or counts (B, C)
+    target: str | None = None, # one of the model's targets; None: the first
+) -> np.ndarray:               # (B, C) change of the network's output (its own scale) for one standard deviation of counting
+    "Gradient saliency of each channel. ValueError for a model that has no gradient."
+    import torch
+    if not hasattr(model, "members_"): raise ValueError(f"a {type(model).__name__} has no gradient; expected a fitted MAXRegressor")
+    names, counts = target_names(model), np.asarray(as_counts(spectra), dtype=np.float32)
+    if target is not None and target not in names: raise ValueError(f"target {target!r} is none of the model's: {names}")
+    x = torch.from_numpy(np.maximum(counts, 1.0)).requires_grad_() # the square root has no gradient at zero
+    torch.stack([m(x) for m in model.members_]).mean(0)[:, names.index(target) if target else 0].sum().backward()
+    return (x.grad * x.detach().sqrt()).numpy()
+
+def player_sums(
+    sizes: np.ndarray,               # (B, C) a number for each channel
+    players: dict[str, np.ndarray],  # name: channels
+) -> np.ndarray:                     # (B, M)
+    "Sums over each player's channels."
+    return np.stack([sizes[:, channels].sum(1) for channels in players.values()], 1)
+
+# %% ../nbs/10_explain.ipynb #186ce67d
+def window_players(
+    axis: EnergyAxis = EnergyAxis(),
+    width: int = 4,         # channels a window
+    shift: int = 0,         # channels by which the windows are shifted
+    max_kev: float = 10.0,  # what lies above is one player, keV
+) -> dict[str, np.ndarray]: # player: its channels
+    "Windows of equal width as players; what is left at either end joins the first and the last."
+    if not 0 <= shift < width: raise ValueError(f"shift is {shift}; expected 0 to {width - 1}, less than the width of a window")
+    n = int((axis.centers <= max_kev).sum())
+    starts = [0, *range(shift or width, n - width + 1, width)]
+    bounds = list(zip(starts, starts[1:] + [n]))
+    return {f"{axis.centers[a]:.2f} keV": np.arange(a, b) for a, b in bounds} | {f"above {max_kev:g} keV": np.arange(n, axis.n_channels)}
+
+# %% ../nbs/10_explain.ipynb #d0795654
+def shifted_profiles(
+    model,                     # fitted
+    spectra,                   # Spectra or counts (B, C); few
+    target: str | None = None,
+    background=None,           # Spectra or counts
+    width: int = 4,            # channels a window
+    shifts=None,               # None: 0 to width - 1
+    **options,                 # for `explain`
+) -> np.ndarray:               # (shifts, C) mean |value| a channel, wt%
+    "Explanations on shifted grids of windows, each spread evenly over the channels of its windows."
+    axis, rows = axis_of(spectra), []
+    for shift in range(width) if shifts is None else shifts:
+        players = window_players(axis, width, shift)
+        e = explain(model, spectra, target, players, **{**dict(value="marginal", background=background, n_background=2, pairs=1, verbose=False), **options})
+        size = np.abs(np.asarray(e.values)).mean(0)
+        rows.append(np.concatenate([np.full(len(ch), v / len(ch)) for v, ch in zip(size, players.values())]))
+    return np.stack(rows)
+
+def smoothed(
+    profile: np.ndarray, # (C,)
+    width: int = 4,      # channels
+) -> np.ndarray:         # (C,)
+    "What windows of this width on all their shifted grids would make of a profile: a mean over a window, twice."
+    box = np.ones(width) / width
+    return np.convolve(np.convolve(profile, box, "same"), box, "same")
+
+# %% ../nbs/10_explain.ipynb #0a54b975
+def comb_index(
+    profile: np.ndarray, # (C,) at least 0: the size of an explanation, channel by channel
+    period: int = 16,    # channels a patch
+) -> float:              # 0 (no comb) to 1 (nothing else)
+    "Share of the power that stands out at the period of the patches and its overtones."
+    whole = len(profile) // period * period
+    if whole < 4 * period: raise ValueError(f"the profile has {len(profile)} channels; expected at least {4 * period}, four patches")
+    power = np.abs(np.fft.rfft(profile[:whole] - profile[:whole].mean())) ** 2
+    if not power.sum(): return 0.0
+    teeth, last = np.arange(1, period // 2 + 1) * (whole // period), len(power) - 1
+    near = np.stack([power[last - np.abs(last - teeth - k)] for k in (-3, -2, 2, 3)])
+    return float((power[teeth] - near.mean(0)).clip(0).sum() / power.sum())
+
+# %% ../nbs/10_explain.ipynb #5c861b02
+def peak_positions(
+    profiles: np.ndarray,        # (shifts, C) from `shifted_profiles`
+    axis: EnergyAxis,
+    low_kev: float,              # the range to look at, keV
+    high_kev: float,
+) -> np.ndarray:                 # (shifts,) keV
+    "Centre of mass of each profile within a range of energies."
+    inside = (axis.centers >= low_kev) & (axis.centers <= high_kev)
+    return (profiles[:, inside] * axis.centers[inside]).sum(1) / profiles[:, inside].sum(1).clip(1e-300)
+
+# %% ../nbs/10_explain.ipynb #3d3ead41
+def with_random_weights(
+    model,             # fitted MAXRegressor; it stays as it is
+    layers: int | None = None, # how many, from the head downwards; None: all
+    seed: int = 0,
+    like=None,         # spectra on which the copy's answers are given the mean and spread that the model's scale has; None: as they come out, and often all the same
+):
+    "A copy whose uppermost layers hold the same weights in random places."
+    import torch
+    from max_nb.regress import layer_height
+    if not hasattr(model, "members_"): raise ValueError(f"a {type(model).__name__} has no layers of weights; expected a fitted MAXRegressor (or use with_random_labels)")
+    twin, generator, depth = copy.deepcopy(model), torch.Generator().manual_seed(seed), model.mae_.config.depth
+    with torch.no_grad():
+        for name, p in (item for member in twin.members_ for item in member.named_parameters()):
+            if layers is None or layer_height(name, depth) < layers: p.copy_(p.flatten()[torch.randperm(p.numel(), generator=generator)].view_as(p))
+        if like is not None: rescale_heads(twin, like)
+    return twin
+
+def rescale_heads(model, spectra) -> None:
+    "Give the answers to these spectra mean 0 and standard deviation 1 on the target's scale, by the last layer."
+    from max_nb.mae import as_tensor
+    x = as_tensor(spectra, model.mae_.config)
+    for member in model.members_:
+        z = member(x)
+        mean, std = z.mean(0), z.std(0).clamp_min(1e-6)
+        member.head.weight.div_(std[:, None]); member.head.bias.copy_((member.head.bias - mean) / std)
+
+def with_random_labels(
+    model,         # any estimator of scikit-learn's kind; it stays as it is
+    spectra,       # Spectra or counts (B, C) that it was fitted to
+    y,             # (B,) or (B, T) its targets, wt%
+    seed: int = 0,
+):
+    "The same estimator, fitted to targets that are shuffled among the spectra."
+    from sklearn.base import clone
+    y = np.asarray(y, dtype=float)
+    return clone(model).fit(as_counts(spectra), y[np.random.default_rng(seed).permutation(len(y))])
+
+# %% ../nbs/10_explain.ipynb #506243b9
+def agreement(
+    first,         # from `explain`, one target
+    second,        # of the same spectra and players
+) -> pd.Series:    # cosine (-1 to 1), size (mean |value| of the second over that of the first)
+    "How alike two explanations are."
+    a, b = (np.asarray(one_target(e).values) for e in (first, second))
+    if a.shape != b.shape or list(first.players) != list(second.players): raise ValueError(f"explanations of {a.shape} and {b.shape} spectra and players; expected the same spectra and players")
+    return pd.Series(dict(cosine=(a * b).sum() / max(np.sqrt((a ** 2).sum() * (b ** 2).sum()), 1e-300), size=np.abs(b).mean() / max(np.abs(a).mean(), 1e-300)))
+
+def randomisation_test(
+    models: dict,  # name: a model to compare with, or a list of such, as from `with_random_weights` and `with_random_labels`
+    spectra,       # that were explained
+    explanation,   # from `explain`, one target
+    **options,     # for `explain`, as they were for the explanation
+) -> pd.DataFrame: # a row a name: cosine (mean over the list), its standard deviation, size
+    "Explanations of randomised models beside the one of the model itself. The mean cosine should fall to zero."
+    target, value = (explanation.targets or [None])[0], explanation.settings["value"]
+    given = {**dict(value=value, background=explanation.background, n_background=len(explanation.background) if explanation.background is not None else 8, verbose=False), **options}
+    rows = {}
+    for name, some in models.items():
+        found = pd.DataFrame([agreement(explanation, explain(m, spectra, target, explanation.players, **given)) for m in (some if isinstance(some, list) else [some])])
+        rows[name] = dict(cosine=found.cosine.mean(), sd=found.cosine.std(), size=found["size"].mean())
+    return pd.DataFrame(rows).T
+
+# %% ../nbs/10_explain.ipynb #41497e5e
+def stability(
+    models,                       # one fitted model, or several of the same data
+    spectra,                      # Spectra or counts (B, C)
+    target: str | None = None,
+    background=None,              # from which each seed chooses its own spectra
+    seeds: tuple[int, ...] = (0, 1, 2), # of background and orders
+    **options,                    # for `explain`
+) -> pd.DataFrame:                # a row a player: share of the total (mean), sd over models, sd over seeds
+    "Shares of the players over seeds, backgrounds and models."
+    models, rows = models if isinstance(models, (list, tuple)) else [models], []
+    for m, model in enumerate(models):
+        for seed in seeds:
+            e = explain(model, spectra, target, background=background, seed=seed, **{"verbose": False, **options})
+            rows.append(drivers(e).assign(model=m, seed=seed))
+    shares = pd.concat(rows).pivot(index="player", columns=["model", "seed"], values="share")
+    over_models = shares.T.groupby("model").mean().std() if len(models) > 1 else np.nan
+    over_seeds = shares.T.groupby("model").std().mean() if len(seeds) > 1 else np.nan
+    return pd.DataFrame(dict(share=shares.mean(axis=1), sd_models=over_models, sd_seeds=over_seeds)).sort_values("share", ascending=False)
+
+# %% ../nbs/10_explain.ipynb #fd9da5c5
+def rows_of(
+    explanation, # from `explain`
+    rows,        # integers, a slice or a mask
+):
+    "The explanation of some of the spectra."
+    e, only = explanation, explanation.values.ndim == 2
+    cut = lambda a: np.asarray(a)[rows][..., None] if only else np.asarray(a)[rows]
+    return as_explanation(cut(e.values), cut(e.base_values), cut(e.prediction), np.asarray(e.data)[rows], cut(e.error_std), cut(e.background_error), e.targets,
+                          players=e.players, background=e.background, background_rows=e.background_rows, settings=e.settings, parents=e.parents)
+
+# %% ../nbs/10_explain.ipynb #662f611c
+def group_sums(
+    explanation, # from `explain` with players="nested"
+):
+    "The explanation of the groups: sums of their members' values. Errors are added in quadrature."
+    e = explanation
+    if e.parents is None: raise ValueError(f"the players have no groups; expected an explanation with players='nested'")
+    names = list(dict.fromkeys(e.parents))
+    belongs, only = np.array([[p == n for n in names] for p in e.parents], float), e.values.ndim == 2
+    def add(a): return np.einsum("bmt,mg->bgt", np.asarray(a)[..., None] if only else np.asarray(a), belongs)
+    widen = lambda a: np.asarray(a)[..., None] if only else np.asarray(a)
+    pieces = list(e.players.values())
+    players = {n: np.sort(np.concatenate([pieces[i] for i, p in enumerate(e.parents) if p == n])) for n in names}
+    return as_explanation(add(e.values), widen(e.base_values), widen(e.prediction), np.asarray(e.data) @ belongs, np.sqrt(add(np.square(e.error_std))), np.sqrt(add(np.square(e.background_error))), e.targets,
+                          players=players, background=e.background, background_rows=e.background_rows, settings=e.settings, parents=None)
+
+# %% ../nbs/10_explain.ipynb #50348fb5
+def plot_downcore_drivers(
+    explanation,         # from `explain`, one target
+    spectra: Spectra,    # the spectra that were explained; info with depth_mm
+    core: str | None = None, # which core; None: all rows, which should be of one
+    top: int = 10,       # so many players; the others are one column
+    slider: bool = True, # to walk down the core; False: the spectrum of the row with the largest change
+):                       # go.Figure
+    "Profile, heat map over depth and player, and the spectrum of one depth."
+    e, depth, rows = core_rows(explanation, spectra, core)
+    values, names = leading_values(e, top)
+    fig, limit, unit = downcore_frame(core, (e.targets or ["prediction"])[0]), max(float(np.abs(values).max()), 1e-12), (e.targets or ["prediction"])[0]
+    fig.add_scatter(x=np.asarray(e.prediction).tolist(), y=depth.tolist(), mode="lines", line_color="#0072B2", showlegend=False, hovertemplate="%{y:.0f} mm: %{x:.3g} wt%<extra></extra>", row=1, col=1)
+    fig.add_heatmap(z=values.tolist(), x=names, y=depth.tolist(), colorscale="RdBu_r", zmin=-limit, zmax=limit, colorbar=dict(title="wt%", len=0.55, y=1, yanchor="top"),
+                    hovertemplate="%{y:.0f} mm, %{x}: %{z:+.3g} wt%<extra></extra>", row=1, col=2)
+    first = int(np.abs(values).sum(1).argmax())
+    for trace in spectrum_traces(e, spectra, rows, depth, first, limit): fig.add_trace(trace, row=2, col=1) if trace.name == "spectrum" else fig.add_trace(trace, row=1, col=1)
+    return add_depth_slider(fig, e, spectra, rows, depth, limit, first) if slider else fig
+
+def core_rows(explanation, spectra: Spectra, core):
+    "Explanation, depths (mm) and row numbers of one core, from the top down."
+    e, info = one_target(explanation), spectra.info
+    if len(e.values) != len(spectra): raise ValueError(f"{len(spectra)} spectra and an explanation of {len(e.values)}; expected the same ones")
+    rows = np.arange(len(info)) if core is None else np.flatnonzero(spectra.column("core") == core)
+    if not len(rows): raise ValueError(f"no spectrum of core {core!r}; found {list(spectra.cores)}")
+    depth = pd.to_numeric(spectra.column("depth_mm")).to_numpy(float)[rows]
+    order = np.argsort(depth, kind="stable")
+    return rows_of(e, rows[order]), depth[order], rows[order]
+
+def leading_values(e, top: int) -> tuple[np.ndarray, list[str]]:
+    "Values (B, top + 1) and names of the leading players, strongest first, and of all others together."
+    values, names = np.asarray(e.values), list(e.players)
+    order = np.argsort(-np.abs(values).mean(0), kind="stable")
+    lead, rest = order[:top], order[top:]
+    if not len(rest): return values[:, lead], [names[i] for i in lead]
+    return np.c_[values[:, lead], values[:, rest].sum(1)], [names[i] for i in lead] + ["all others"]
+
+def downcore_frame(core, target: str):
+    "The empty figure: profile and heat map above, spectrum below."
+    from max_nb.plots import empty_figure
+    specs = [[{}, {}], [dict(colspan=2), None]]
+    fig = empty_figure("", "", f"Core {core}" if core else "", 640, rows=2, cols=2, specs=specs, column_widths=[0.22, 0.78], row_heights=[0.64, 0.36], horizontal_spacing=0.03, vertical_spacing=0.24, shared_yaxes=False)
+    fig.update_yaxes(autorange="reversed", title_text="depth, mm", row=1, col=1).update_yaxes(autorange="reversed", showticklabels=False, row=1, col=2)
+    fig.update_xaxes(title_text=f"{target}, wt%", row=1, col=1).update_xaxes(tickangle=40, row=1, col=2).update_xaxes(title_text="energy, keV", row=2, col=1)
+    return fig.update_yaxes(type="log", title_text="counts", dtick=1, exponentformat="power", row=2, col=1)
+
+def spectrum_traces(e, spectra: Spectra, rows: np.ndarray, depth: np.ndarray, i: int, limit: float) -> list:
+    "The mark of row i on the profile, and its spectrum up to 10 keV, each channel in the colour of its player's value."
+    import plotly.graph_objects as go
+    seen = np.flatnonzero(spectra.axis.centers <= 10)
+    value = np.asarray(e.values)[i][player_of(e.players, spectra.axis.n_channels)[seen]]
+    mark = go.Scatter(x=[float(e.prediction[i])], y=[float(depth[i])], mode="markers", name="depth", marker=dict(color="#D55E00", size=10), showlegend=False)
+    bars = go.Bar(x=spectra.axis.centers[seen].round(3).tolist(), y=np.maximum(spectra.counts[rows[i]][seen], 0.5).tolist(), name="spectrum", showlegend=False,
+                  marker=dict(color=value.round(4).tolist(), colorscale="RdBu_r", cmin=-limit, cmax=limit, line_width=0), hovertemplate="%{x:.2f} keV: %{y:.0f} counts, player %{marker.color:+.3g} wt%<extra></extra>")
+    return [mark, bars]
+
+def add_depth_slider(fig, e, spectra: Spectra, rows, depth, limit: float, first: int, most: int = 25):
+    "Frames for up to `most` depths, and a slider that goes through them."
+    import plotly.graph_objects as go
+    chosen = np.unique(np.r_[first, np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)])
+    fig.frames = [go.Frame(name=f"{depth[i]:.0f}", data=spectrum_traces(e, spectra, rows, depth, i, limit), traces=[2, 3]) for i in chosen]
+    steps = [dict(label=f"{depth[i]:.0f}", method="animate", args=[[f"{depth[i]:.0f}"], dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))]) for i in chosen]
+    return fig.update_layout(sliders=[dict(active=int(np.flatnonzero(chosen == first)[0]), currentvalue=dict(prefix="spectrum at ", suffix=" mm"), steps=steps, y=-0.08, len=1.0)], margin_b=90, bargap=0)
+
+# %% ../nbs/10_explain.ipynb #62d240a6
+def compare_cores(
+    explanation,      # from `explain`, one target
+    spectra: Spectra, # the spectra that were explained; info with core
+    cores=None,       # two names; None: the only two that there are
+) -> pd.DataFrame:    # a row a player: mean and sd in each core, difference of the means, its Monte Carlo error, wt%
+    "Mean contributions in two cores and what tells them apart."
+    e, names = one_target(explanation), list(cores if cores is not None else spectra.cores)
+    if len(e.values) != len(spectra): raise ValueError(f"{len(spectra)} spectra and an explanation of {len(e.values)}; expected the same ones")
+    if len(names) != 2 or not set(names) <= set(spectra.cores): raise ValueError(f"cores are {names}; expected two of {list(spectra.cores)}")
+    parts = [np.flatnonzero(spectra.column("core") == name) for name in names]
+    values, errors = [np.asarray(e.values)[p] for p in parts], [np.asarray(e.error_std)[p] for p in parts]
+    table = pd.DataFrame({"player": list(e.players)})
+    for name, v in zip(names, values): table[f"{name} mean"], table[f"{name} sd"] = v.mean(0), v.std(0)
+    table["difference"] = values[0].mean(0) - values[1].mean(0)
+    table["mc_error"] = np.sqrt(sum((s ** 2).sum(0) / len(s) ** 2 for s in errors))
+    return table.sort_values("difference", key=np.abs, ascending=False, ignore_index=True)
+
+# %% ../nbs/10_explain.ipynb #43342979
+def why_different(
+    model,                     # fitted
+    first: Spectra,            # one spectrum, as Spectra or counts (1, C)
+    second: Spectra,           # the one to compare it with
+    target: str | None = None, # one of the model's targets; may be left out if there is only one
+    pairs: int = 9,            # antithetic pairs of orders
+    top: int = 4,              # players named in the sentence that is printed
+    **options,                 # for `explain`
+):                             # shap.Explanation whose base value is the prediction of the second
+    "Explain one sample by its difference from another, and say so in a sentence."
+    if len(as_counts(first)) != 1 or len(as_counts(second)) != 1: raise ValueError(f"found {len(as_counts(first))} and {len(as_counts(second))} spectra; expected one and one")
+    e = one_target(explain(model, first, target, background=second, n_background=1, pairs=pairs, **{"value": "marginal", "verbose": False, **options}), target)
+    print(difference_sentence(e, top))
+    return e
+
+def difference_sentence(e, top: int) -> str:
+    "How far apart two samples are, and by which players."
+    apart, values = float(e.prediction[0] - e.base_values[0]), np.asarray(e.values)[0]
+    order = np.argsort(-np.abs(values))[:top]
+    parts = ", ".join(f"{list(e.players)[i]} {values[i]:+.2f}" for i in order)
+    return f"The first is predicted {abs(apart):.2f} wt% {'above' if apart >= 0 else 'below'} the second: {parts}, all others {values.sum() - values[order].sum():+.2f} wt% (Monte Carlo error up to {e.error_std.max():.2g})."

@@ -19,11 +19,12 @@ from .spectra import Spectra
 # %% auto #0
 __all__ = ['ROCKS', 'AMOUNTS', 'REGIONS', 'SOURCES', 'ASHES', 'THICKNESS_MM', 'TRENDS', 'NO_LAYERS', 'LAYERS', 'SALINITY',
            'SOLIDS', 'SESSIONS', 'FIRST_YEAR', 'MIDLIFE_YEARS', 'HEADS', 'TIRED', 'FILED_OFF_KEV', 'SECTION_MM',
-           'SLIT_MM', 'FAULTS', 'HUM', 'PROCESSES_FROM', 'LAB_ERROR', 'LAB_RELATIVE', 'end_members', 'Region',
-           'random_regions', 'downcore_trend', 'climate', 'core_layers', 'ages', 'core_trends', 'organic_carbon',
-           'redox_front', 'mineral_ratios', 'sediment', 'layer_solids', 'bioturbated', 'layered', 'wet_composition',
-           'pore_water', 'core_truth', 'Session', 'diary', 'sections', 'contact', 'noisy_spell', 'instrument_state',
-           'simulate_core', 'counted', 'simulate_cores', 'simulate_archive', 'laboratory_table']
+           'SLIT_MM', 'FAULTS', 'HUM', 'PROCESSES_FROM', 'LAB_ERROR', 'LAB_RELATIVE', 'FREE_RANGES', 'end_members',
+           'Region', 'random_regions', 'downcore_trend', 'climate', 'core_layers', 'ages', 'core_trends',
+           'organic_carbon', 'redox_front', 'mineral_ratios', 'sediment', 'layer_solids', 'bioturbated', 'layered',
+           'wet_composition', 'pore_water', 'core_truth', 'Session', 'diary', 'sections', 'contact', 'noisy_spell',
+           'instrument_state', 'simulate_core', 'expected_counts', 'counted', 'simulate_cores', 'simulate_archive',
+           'laboratory_table', 'intervened', 'free_sediments']
 
 # %% ../nbs/03_simulate.ipynb #2c12095c
 ROCKS = {
@@ -446,6 +447,14 @@ def simulate_core(
     return Spectra(counted(info, session, rng), info, axis)
 
 # %% ../nbs/03_simulate.ipynb #718fb4a0
+def expected_counts(
+    info: pd.DataFrame, # composition (elements, wet wt%) and state of the instrument, one row a spectrum
+    session: Session, # tube, detector, scan and axis
+) -> np.ndarray: # (B, C)
+    "What the physics expects of these compositions in this session, without chance."
+    varying = {name: info[name].to_numpy() for name in ("film_um", "gap_mm", "strength", "hum_per_s", "gain_kev", "offset_kev")}
+    return expected_spectrum(info[list(ELEMENTS)], session.tube, session.detector, session.scan, axis=session.axis, **varying)
+
 def counted(
     info: pd.DataFrame, # composition (elements, wet wt%) and state of the instrument, one row a spectrum
     session: Session, # tube, detector, scan and axis
@@ -454,9 +463,7 @@ def counted(
     "Poisson numbers around the expected spectra, BATCH spectra at a time."
     counts = np.zeros((len(info), session.axis.n_channels), dtype=np.int32)
     for i in range(0, len(info), BATCH):
-        part, s = info.iloc[i : i + BATCH], session
-        varying = {name: part[name].to_numpy() for name in ("film_um", "gap_mm", "strength", "hum_per_s", "gain_kev", "offset_kev")}
-        expected = expected_spectrum(part[list(ELEMENTS)], s.tube, s.detector, s.scan, axis=s.axis, **varying)
+        expected = expected_counts(info.iloc[i : i + BATCH], session)
         used = int(np.flatnonzero(expected.any(0))[-1]) + 1
         counts[i : i + BATCH, :used] = rng.poisson(expected[:, :used])
     return counts
@@ -553,3 +560,37 @@ def _check_laboratory(info: pd.DataFrame, spreads: list[tuple[str, float]], shar
         if not value >= 0: raise ValueError(f"error of {name} is {value}; expected a number of at least 0")
     for name, value in shares.items():
         if not 0 <= value <= 1: raise ValueError(f"{name} is {value}; expected a share from 0 to 1")
+
+# %% ../nbs/03_simulate.ipynb #a3ad45cd
+def intervened(
+    composition: pd.DataFrame, # with columns of elements, wt%; other columns are left as they are
+    amounts: pd.DataFrame | dict, # element: new amount, wt%, one for all rows or one a row
+) -> pd.DataFrame: # the same table, whose elements add up to what they added up to
+    "Some elements set to new amounts; the others keep their proportions. Raises `ValueError` for elements that are unknown, and amounts that leave no room."
+    elements = [c for c in composition if c in ELEMENTS]
+    unknown = [e for e in amounts if e not in elements]
+    if unknown: raise ValueError(f"{unknown[0]!r} is no element of the composition; expected some of {', '.join(elements)}")
+    new, total = composition[elements].astype(float), composition[elements].sum(axis=1)
+    others = [e for e in elements if e not in list(amounts)]
+    given = pd.DataFrame({e: np.broadcast_to(np.asarray(amounts[e], dtype=float), len(new)) for e in amounts}, index=new.index)
+    room = total - given.sum(axis=1)
+    if not ((given >= 0).all(axis=None) and (room >= 0).all()): raise ValueError(f"{', '.join(amounts)} would make up {given.sum(axis=1).max():.4g} of {total.min():.4g} wt%; expected amounts of at least 0 that leave room")
+    new[list(given)], new[others] = given, new[others].mul(room / new[others].sum(axis=1), axis=0)
+    return composition.assign(**new)
+
+# %% ../nbs/03_simulate.ipynb #ce461d96
+FREE_RANGES = {"Na": (0.8, 1.3), "Mg": (0.2, 0.8), "Al": (0.3, 3.0), "Si": (1.0, 10.0), "P": (0.01, 0.05), "S": (0.05, 0.5), "Cl": (1.0, 2.0),
+               "K": (0.1, 1.0), "Ca": (0.5, 10.0), "Ti": (0.02, 0.25), "Mn": (0.01, 0.1), "Fe": (0.2, 3.0)} # wt% of the wet sediment: about the 5th and 95th percentile of simulated archives, wider for the rare ones
+
+def free_sediments(
+    n: int, # sediments
+    seed: int = 0, # the only source of chance
+    ranges: dict[str, tuple[float, float]] = FREE_RANGES, # lowest and highest amount of each element, wt%
+) -> pd.DataFrame: # (n rows) elements, wt% of the wet sediment; they add up to 100
+    "Sediments whose elements vary independently, each evenly between two amounts; water with a little organic carbon is the rest."
+    rng = np.random.default_rng(seed)
+    drawn = pd.DataFrame({e: rng.uniform(*ends, n) for e, ends in ranges.items()})
+    rest = 100 - drawn.sum(axis=1)
+    if (rest <= 0).any(): raise ValueError(f"the elements add up to {drawn.sum(axis=1).max():.4g} wt%; expected ranges that leave room for water")
+    fill = {"H": 0.11 * rest, "C": 0.02 * rest, "O": 0.87 * rest}
+    return drawn.assign(**fill).reindex(columns=list(ELEMENTS), fill_value=0.0)
