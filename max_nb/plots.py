@@ -161,22 +161,31 @@ def _column(table, target, what):
 def _band(table, target):
     return [_column(table, target, what) for what in ("lower", "upper")] if f"{target}_lower" in table.columns else None
 
-def _add_band(fig, position, low, high, upright, show, **panel):
-    around = np.r_[position, position[::-1]], np.r_[low, high[::-1]]
+def _is_new(fig, name): return all(trace.name != name for trace in fig.data)
+
+def _outline(position, low, high):
+    "Along the lower limit and back along the upper one, for each run of rows that have both; NaN between runs."
+    known = np.isfinite(low) & np.isfinite(high)
+    runs = [slice(*run) for run in hidden_runs(known, np.arange(len(known) + 1))]
+    parts = [np.array([np.r_[position[run], position[run][::-1], np.nan], np.r_[low[run], high[run][::-1], np.nan]]) for run in runs]
+    return np.hstack(parts)[:, :-1] if parts else np.zeros((2, 0))
+
+def _add_band(fig, position, low, high, upright, **panel):
+    around = _outline(position, low, high)
     x, y = around[::-1] if upright else around
-    fig.add_scatter(x=x, y=y, fill="toself", fillcolor=fade(COLOURS[0]), line_width=0, mode="lines", name="interval", legendgroup="band", showlegend=show, hoverinfo="skip", **panel)
+    fig.add_scatter(x=x, y=y, fill="toself", fillcolor=fade(COLOURS[0]), line_width=0, mode="lines", name="interval", legendgroup="band", showlegend=_is_new(fig, "interval"), hoverinfo="skip", **panel)
 
 # %% ../nbs/04_plots.ipynb #4410bfe6
-def _add_profile(fig, rows, target, position, upright, show, joined=True, **panel):
+def _add_profile(fig, rows, target, position, upright, joined=True, **panel):
     "Band, line, flagged points and laboratory points of one panel; `upright`: position on the y axis."
     def draw(values, at, **style):
         x, y = (values, at) if upright else (at, values)
-        fig.add_scatter(x=x, y=y, legendgroup=style["name"], showlegend=show, **style, **panel)
+        if len(at): fig.add_scatter(x=x, y=y, legendgroup=style["name"], showlegend=_is_new(fig, style["name"]), **style, **panel)
     band, value = _band(rows, target), _column(rows, target, "predicted")
-    if band: _add_band(fig, position, *band, upright, show, **panel)
+    if band: _add_band(fig, position, *band, upright, **panel)
     draw(value, position, mode="lines" if joined else "markers", name="predicted", line=dict(color=COLOURS[0], width=1.8), marker=dict(color=COLOURS[0], size=3))
     if "inside" in rows.columns and not rows.inside.all():
-        far = ~rows.inside.to_numpy(bool)
+        far = ~rows.inside.to_numpy(bool) & np.isfinite(value)
         draw(value[far], position[far], mode="markers", name="outside the domain", marker=dict(symbol="circle-open", size=6, color=COLOURS[3]))
     if f"{target}_measured" in rows.columns:
         lab = rows[f"{target}_measured"].notna().to_numpy()
@@ -218,7 +227,7 @@ def plot_downcore(predictions: pd.DataFrame,     # <target>_predicted, optional 
     for i, name in enumerate(cores):
         rows = predictions[predictions[core] == name].sort_values(depth)
         rows = thin(rows, rows[f"{target}_measured"].notna() if f"{target}_measured" in rows else np.zeros(len(rows)))
-        _add_profile(fig, rows, target, rows[depth].to_numpy(float), True, i == 0, row=i // columns + 1, col=i % columns + 1)
+        _add_profile(fig, rows, target, rows[depth].to_numpy(float), True, row=i // columns + 1, col=i % columns + 1)
     fig.update_yaxes(autorange="reversed").update_xaxes(matches="x", range=value_range(predictions[predictions[core].isin(cores)], target), title_text=f"{target}, wt%")
     return fig.update_yaxes(title_text="depth, mm", col=1)
 
@@ -237,7 +246,7 @@ def plot_groups(predictions: pd.DataFrame, # as for `plot_downcore`
     begin, gap = 0, max(3, len(predictions) // 80)
     for name, rows in predictions.sort_values(f"{target}_predicted").groupby(by, sort=True):
         rows = thin(rows, rows[f"{target}_measured"].notna() if f"{target}_measured" in rows else np.zeros(len(rows)))
-        _add_profile(fig, rows, target, begin + np.arange(len(rows), dtype=float), False, begin == 0)
+        _add_profile(fig, rows, target, begin + np.arange(len(rows), dtype=float), False)
         fig.add_annotation(x=begin + len(rows) / 2, y=1, yref="paper", yanchor="bottom", text=str(name), showarrow=False, font_size=11)
         begin += len(rows) + gap
         fig.add_vline(x=begin - gap / 2 - 0.5, line=dict(color=fade(INK, 0.3), width=1))

@@ -607,7 +607,7 @@ def _add_contributions(fig, explanation, at, target, most: int = 8) -> None:
     order = np.argsort(np.abs(values))[::-1][:most]
     names = list(explanation.feature_names) if len(values) else []
     fig.add_bar(x=values[order], y=[str(names[i]) for i in order], orientation="h", showlegend=False, name="contribution", marker_color=[COLOURS[1] if v > 0 else COLOURS[0] for v in values[order]], row=2, col=2)
-    fig.update_xaxes(title_text=f"contribution to {target}, wt%" if len(values) else "this depth was not explained", row=2, col=2).update_yaxes(autorange="reversed", row=2, col=2)
+    fig.update_xaxes(title_text=f"contribution to {target}, wt%" if len(values) else "this depth was not explained", domain=[0.57, 1], row=2, col=2).update_yaxes(autorange="reversed", row=2, col=2)  # room for the names of the bars
 
 def _depth_said(row: pd.Series, target: str) -> str:
     low, high, lab = (row.get(f"{target}_{what}", np.nan) for what in ("lower", "upper", "measured"))
@@ -723,15 +723,15 @@ def draw_attribution(
     fig.update_xaxes(title_text="contribution, wt%", row=1, col=1).update_yaxes(autorange="reversed", row=1, col=1)
     fig.update_xaxes(title_text=f"{player}: share of counts, %", row=1, col=2).update_yaxes(title_text="contribution, wt%", row=1, col=2)
     fig.update_xaxes(title_text="energy, keV" if s is not None else "no spectra were given", range=[0.5, max_kev], row=2, col=2).update_yaxes(title_text="counts", **_count_axis(True), row=2, col=2)
-    return fig.update_layout(margin=dict(t=84), legend=dict(y=1.02), bargap=0.25)
+    return fig.update_layout(margin=dict(t=64 + 20 * len(shown)), legend=dict(y=1.02), bargap=0.25)
 
 _SYMBOLS = ("circle", "diamond", "x", "square", "triangle-up", "cross")
 
 def _sum_said(shown: dict, sample: int) -> str:
-    "Base value and sum of each explanation."
+    "Base value and sum of each explanation, one on a line."
     base = {name: float(np.ravel(np.broadcast_to(e.base_values, len(e.values)))[sample]) for name, e in shown.items()}
     total = {name: float(e.values[sample].sum()) for name, e in shown.items()}
-    return "; ".join(f"{name}: {b:.2f} {'+' if total[name] >= 0 else '−'} {abs(total[name]):.2f} = {b + total[name]:.2f} wt%" for name, b in base.items())
+    return "<br>".join(f"{name}: {b:.2f} {'+' if total[name] >= 0 else '−'} {abs(total[name]):.2f} = {b + total[name]:.2f} wt%" for name, b in base.items())
 
 # %% ../nbs/11_widgets.ipynb #860581ef
 def attribution_explorer(

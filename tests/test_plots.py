@@ -95,3 +95,33 @@ def test_runs_cover_exactly_what_is_hidden(mask):
 def test_fade_keeps_the_colour(number, alpha):
     parts = plots.fade(f"#{number:06x}", alpha)[5:-1].split(",")
     assert [int(p) for p in parts[:3]] == [number >> 16, number >> 8 & 255, number & 255] and float(parts[3]) == alpha
+
+
+def test_the_interval_breaks_off_where_a_spectrum_has_none():
+    table = predictions(8, 1)
+    table.loc[3, ["TOC_predicted", "TOC_lower", "TOC_upper"]] = np.nan
+    band = next(t for t in plots.plot_downcore(table).data if t.name == "interval")
+    depth, value = np.array(band.y, float), np.array(band.x, float)
+    above, below = np.r_[0:3, 2:-1:-1], np.r_[4:8, 7:3:-1]
+    assert np.isnan(depth[6]) and np.isnan(value[6]) and np.isfinite(np.delete(value, 6)).all()
+    assert np.array_equal(depth[:6], 10.0 * above) and np.array_equal(depth[7:], 10.0 * below)
+    assert np.allclose(value[:3], table.TOC_lower[:3]) and np.allclose(value[3:6], table.TOC_upper[2::-1])
+
+
+def test_the_legend_has_what_only_a_later_panel_shows():
+    table = predictions(40, 2)
+    first = table.core == "C0"
+    table["inside"] = first | (table.depth_mm != 10)
+    table.loc[first, "TOC_measured"] = np.nan
+    table.loc[1, "TOC_measured"] = 0.5
+    figure = plots.plot_downcore(table)
+    named = [t.name for t in figure.data if t.showlegend]
+    assert sorted(named) == ["interval", "laboratory", "outside the domain", "predicted"]
+    assert [len(t.x) for t in figure.data if t.name == "outside the domain"] == [1]
+    assert "laboratory" in [t.name for t in plots.plot_groups(table).data if t.showlegend]
+
+
+def test_a_spectrum_without_prediction_is_not_called_outside():
+    table = predictions(8, 1).assign(inside=np.arange(8) != 3)
+    table.loc[3, ["TOC_predicted", "TOC_lower", "TOC_upper"]] = np.nan
+    assert "outside the domain" not in [t.name for t in plots.plot_downcore(table).data]
