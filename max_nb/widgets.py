@@ -89,12 +89,19 @@ def tick(label: str, value: bool = True) -> widgets.Checkbox:
 WIDTH = 920 # pixels of a figure on a page: Plotly cannot know the width of a page that a widget is not yet part of
 
 class LivingFigure(go.FigureWidget):
-    "A `FigureWidget` that is announced to the page together with all its data."
+    "A `FigureWidget` that is announced to the page together with all its data, and calls `drawn(self)` once the page has answered that it drew it."
     _complete = False
-    def __init__(self, state: dict):
+    def __init__(self, state: dict, drawn: Callable = lambda view: None):
         super().__init__(state)
-        self._complete = True
+        self._complete, self._drawn, self._announced = True, drawn, state
+        self.observe(self._answered, "_js2py_traceDeltas")
         self.open()
+
+    def _answered(self, change) -> None:
+        "The page's first message says how it completed the traces, so it has drawn them."
+        if not change["new"]: return
+        self.unobserve(self._answered, "_js2py_traceDeltas")
+        self._drawn(self)
 
     def open(self) -> None:
         if self._complete: super().open()
@@ -111,12 +118,21 @@ class Explorer(widgets.VBox):
         _manager_of_colab()
         self.draw, self.controls, self.silent, self.problem = draw, controls, set(silent), None
         self.shown = self._drawn()
-        self.view, self.note = LivingFigure(self.shown), widgets.HTML()
+        self.clicks, self.note = clicks or {}, widgets.HTML()
         for name in set(controls) - self.silent: controls[name].observe(lambda change: self.guarded(self.refresh), "value")
-        self.clicks = clicks or {}
+        self.box = widgets.Box(list(controls.values()), layout=dict(flex_flow="row wrap", align_items="flex-start"))
+        super().__init__()
+        self._show()
+
+    def _show(self) -> None:
+        "A figure of what is shown now goes onto the page."
+        self.view = LivingFigure(self.shown, self._catch_up)
         for number in self.clicks: self.view.data[number].on_click(partial(self._clicked, number))
-        box = widgets.Box(list(controls.values()), layout=dict(flex_flow="row wrap", align_items="flex-start"))
-        super().__init__([box, self.view, self.note])
+        self.children = [self.box, self.view, self.note]
+
+    def _catch_up(self, view: LivingFigure) -> None:
+        "A page that was still loading has missed what changed meanwhile: it gets a new figure."
+        if view is self.view and self.shown != view._announced: self._show()
 
     @property
     def values(self) -> dict: return {name: c.value for name, c in self.controls.items() if name not in self.silent}

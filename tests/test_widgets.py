@@ -146,6 +146,16 @@ def test_an_error_is_told_and_escaped_and_does_not_stay():
     assert e.note.value == "" and e.problem is None and list(e.view.data[0].y) == [2]
 
 
+def test_a_page_that_has_drawn_the_newest_figure_keeps_it():
+    e = w.Explorer(lambda n: go.Figure().add_scatter(x=[0, 1], y=[0, n]), dict(n=w.slider("n", 1, 0, 5)))
+    first, answer = e.view, dict(trace_deltas=[], trace_edit_id=-1)
+    first._js2py_traceDeltas = answer
+    assert e.view is first
+    e.controls["n"].value = 3
+    first._js2py_traceDeltas = answer  # only the first answer counts
+    assert e.view is first and list(first.data[0].y) == [0, 3]
+
+
 @pytest.mark.parametrize("kev, label", [(1.74, "Si Ka"), (3.31, "K Ka"), (4.01, "Ca Kb"), (4.51, "Ti Ka"), (7.06, "Fe Kb"), (4.66, "Fe Ka escape"), (7.38, "Ca Ka + Ca Ka")])
 def test_candidates(kev, label):
     assert label in w.peak_candidates(kev)["label"].tolist()[:2]
