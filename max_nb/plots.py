@@ -173,7 +173,7 @@ def _outline(position, low, high):
 def _add_band(fig, position, low, high, upright, **panel):
     around = _outline(position, low, high)
     x, y = around[::-1] if upright else around
-    fig.add_scatter(x=x, y=y, fill="toself", fillcolor=fade(COLOURS[0]), line_width=0, mode="lines", name="interval", legendgroup="band", showlegend=_is_new(fig, "interval"), hoverinfo="skip", **panel)
+    if len(x): fig.add_scatter(x=x, y=y, fill="toself", fillcolor=fade(COLOURS[0]), line_width=0, mode="lines", name="interval", legendgroup="band", showlegend=_is_new(fig, "interval"), hoverinfo="skip", **panel)
 
 # %% ../nbs/04_plots.ipynb #4410bfe6
 def _add_profile(fig, rows, target, position, upright, joined=True, **panel):

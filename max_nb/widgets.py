@@ -737,9 +737,9 @@ def draw_attribution(
     seen = None if s is None else s.axis.centers <= max_kev
     fig.add_scatter(x=[] if s is None else s.axis.centers[seen], y=[] if s is None else _floored(s.counts[sample, seen], True), mode="lines", name="spectrum", showlegend=False, line=dict(color=COLOURS[0], width=1.4), row=2, col=2)
     fig.update_xaxes(title_text="contribution, wt%", row=1, col=1).update_yaxes(autorange="reversed", row=1, col=1)
-    fig.update_xaxes(title_text=f"{player}: share of counts, %", row=1, col=2).update_yaxes(title_text="contribution, wt%", row=1, col=2)
+    fig.update_xaxes(title_text=f"{player}: % of counts", row=1, col=2).update_yaxes(title_text="contribution, wt%", row=1, col=2)
     fig.update_xaxes(title_text="energy, keV" if s is not None else "no spectra were given", range=[0.5, max_kev], row=2, col=2).update_yaxes(title_text="counts", **_count_axis(True), row=2, col=2)
-    return fig.update_layout(margin=dict(t=64 + 20 * len(shown)), legend=dict(y=1.02), bargap=0.25)
+    return fig.update_layout(margin=dict(t=64 + 20 * len(shown)), title_pad_t=4 + 6 * len(shown), legend=dict(y=1.02), bargap=0.25)
 
 _SYMBOLS = ("circle", "diamond", "x", "square", "triangle-up", "cross")
 

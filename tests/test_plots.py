@@ -114,10 +114,12 @@ def test_the_legend_has_what_only_a_later_panel_shows():
     table["inside"] = first | (table.depth_mm != 10)
     table.loc[first, "TOC_measured"] = np.nan
     table.loc[1, "TOC_measured"] = 0.5
+    table.loc[first, ["TOC_lower", "TOC_upper"]] = np.nan
     figure = plots.plot_downcore(table)
     named = [t.name for t in figure.data if t.showlegend]
     assert sorted(named) == ["interval", "laboratory", "outside the domain", "predicted"]
     assert [len(t.x) for t in figure.data if t.name == "outside the domain"] == [1]
+    assert [t.xaxis for t in figure.data if t.name == "interval"] == ["x2"]
     assert "laboratory" in [t.name for t in plots.plot_groups(table).data if t.showlegend]
 
 
