@@ -139,7 +139,7 @@ class Explorer(widgets.VBox):
     @property
     def figure(self) -> go.Figure: return go.Figure(self.shown).update_layout(width=None)
 
-    def _drawn(self) -> dict: return figure_state(self.draw(**self.values).update_layout(width=WIDTH))
+    def _drawn(self) -> dict: return figure_state(self.draw(**self.values).update_layout(width=WIDTH, modebar_orientation="v"))
 
     def refresh(self) -> None:
         "Draw again with the values as they are now."
@@ -814,7 +814,7 @@ def draw_budget(
     ticks = sorted(curve["budget"].unique().tolist())
     fig.update_layout(shapes=[dict(type="line", x0=budget, x1=budget, y0=0, y1=1, xref="x", yref="y domain", line=dict(color=INK, dash="dot", width=1)), dict(type="line", x0=0, x1=0, y0=0, y1=1, xref="x2", yref="y2 domain", line=dict(color=INK, dash="dash", width=1))])
     fig.update_xaxes(title_text="laboratory values used", type="log", tickvals=ticks, ticktext=[str(t) for t in ticks], col=1).update_yaxes(title_text=METRIC_NAMES.get(metric, metric), col=1)
-    return fig.update_xaxes(title_text=f"{METRIC_NAMES.get(metric, metric)} less that of {rival}", col=2).update_yaxes(type="category", showticklabels=False, col=2).update_layout(margin=dict(t=84), legend=dict(y=1.02))
+    return fig.update_xaxes(title_text=f"difference from {rival}", col=2).update_yaxes(type="category", showticklabels=False, col=2).update_layout(margin=dict(t=84), legend=dict(y=1.02))
 
 def _compared(curve, metric, names, budget, rival) -> str:
     "How often the best of the others beats the rival at this budget."
