@@ -260,7 +260,7 @@ def agreement(y_true: np.ndarray, # (B,) measured
     error = np.asarray(y_pred, float) - np.asarray(y_true, float)
     spread = np.sum((y_true - np.mean(y_true)) ** 2)
     r2 = f"{1 - np.sum(error ** 2) / spread:.2f}" if spread > 0 else "undefined"
-    return f"n = {len(error)}, RMSE = {np.sqrt(np.mean(error ** 2)):.3g}, bias = {np.mean(error):+.2g}, R² = {r2}"
+    return f"n = {len(error)}, RMSE = {np.sqrt(np.mean(error ** 2)):.3g} wt%, bias = {np.mean(error):+.2g} wt%, R² = {r2}"
 
 # %% ../nbs/04_plots.ipynb #a09b7eaf
 def plot_predicted(y_true: np.ndarray,       # (B,) measured wt%; NaN = left out
