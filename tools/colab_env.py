@@ -49,9 +49,9 @@ def interpreter() -> str:
     "A Python as near to Colab's as there is: on the path, or one of pyenv's."
     for version in PYTHONS:
         kept = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
-        found = shutil.which(f"python{version}") or (str(kept[-1]) if kept else None)
-        if found and subprocess.run([found, "-c", "import ensurepip"], capture_output=True).returncode == 0:
-            return found
+        for found in filter(None, (shutil.which(f"python{version}"), str(kept[-1]) if kept else None)):  # pyenv's first may be a shim that refuses
+            if subprocess.run([found, "-c", "import ensurepip"], capture_output=True).returncode == 0:
+                return found
     sys.exit(f"no Python {', '.join(PYTHONS)} with ensurepip found; expected one of them on the path")
 
 
