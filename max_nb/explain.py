@@ -1033,11 +1033,11 @@ def group_sums(
 ):
     "The explanation of the groups: sums of their members' values. Errors are added in quadrature."
     e = explanation
-    if e.parents is None: raise ValueError(f"the players have no groups; expected an explanation with players='nested'")
+    if e.parents is None: raise ValueError("the players have no groups; expected an explanation with players='nested'")
     names = list(dict.fromkeys(e.parents))
     belongs, only = np.array([[p == n for n in names] for p in e.parents], float), e.values.ndim == 2
-    def add(a): return np.einsum("bmt,mg->bgt", np.asarray(a)[..., None] if only else np.asarray(a), belongs)
-    widen = lambda a: np.asarray(a)[..., None] if only else np.asarray(a)
+    def widen(a): return np.asarray(a)[..., None] if only else np.asarray(a)
+    def add(a): return np.einsum("bmt,mg->bgt", widen(a), belongs)
     pieces = list(e.players.values())
     players = {n: np.sort(np.concatenate([pieces[i] for i, p in enumerate(e.parents) if p == n])) for n in names}
     return as_explanation(add(e.values), widen(e.base_values), widen(e.prediction), np.asarray(e.data) @ belongs, np.sqrt(add(np.square(e.error_std))), np.sqrt(add(np.square(e.background_error))), e.targets,
