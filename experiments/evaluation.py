@@ -9,6 +9,8 @@ Parts:
 - `provinces`: real spectra, every province held out in turn, all other labels; RMSE and ln R2 over all held-out values.
 - `transfer`: a simulated archive of 30 cores in 5 seas that do not exist, every sea held out in turn, with 0 and 10 labels of its own.
 
+Intervals (90 %, by `ConformalByCore`) and the flags of `applicability` are judged on `provinces` and `transfer`, for the methods in INTERVALS.
+
 Protocols: *strict*: spectra of the test part are seen by nobody in any form. *adapted*: they are seen without labels, as a user always has the scans of what is to be predicted. A method's name says which (", adapted").
 Each cell (part, target, method, seed, labels) is one file in `out/evaluation/cells`, written in one step. Nothing is chosen by what comes out.
 """
@@ -21,9 +23,7 @@ import pandas as pd
 
 from label_efficiency import DATA, HERE, markdown
 from max_nb.baselines import rivals
-from max_nb.evaluate import budget_split, cross_validate_by_core, label_budget_curve, ln_r2, new_core_curve, paired_bootstrap, paired_gain, scores
-from max_nb.mae import MAX
-from max_nb.pretrain import pretrain
+from max_nb.evaluate import ConformalByCore, applicability, coverage_report, cross_validate_by_core, flag_skill, label_budget_curve, ln_r2, new_core_curve, paired_bootstrap, paired_gain, scores
 from max_nb.regress import MAXRegressor
 from max_nb.scanners import join_labels
 from max_nb.simulate import laboratory_table, random_regions, simulate_archive
@@ -35,30 +35,34 @@ BUDGETS = {"TOC": (32, 55, 110, None), "CaCO3": (8, 13, 26, None)}  # 55 of 165 
 THIRD = {"TOC": 55, "CaCO3": 13}
 OURS, SCRATCH = "MAX", "MAX, from scratch"
 
-# name -> options of MAXRegressor. A further variant is a further line. `real` as pretrained: pre-trained on the real spectra of the training part.
+# name -> options of MAXRegressor. A further variant is a further line.
 NETWORKS = {
     OURS: dict(),                                       # the weights that come with the package: simulated spectra alone
     SCRATCH: dict(pretrained=None),
-    "MAX, real": dict(pretrained="real"),
-    "MAX, adapted": dict(adapt=True),
+    "MAX, frozen": dict(tune="frozen"),
+    "MAX small, frozen": dict(pretrained="max-small-sim", tune="frozen"),
+    "MAX, adapted": dict(adapt=True, tune="frozen"),
 }
-ONLY = {"MAX, real": ("labels",), "MAX, adapted": ("provinces", "transfer"), SCRATCH: ("labels", "provinces"), "CNN": ("labels", "provinces")}  # all others run in every part
-ADAPTED_RIVALS = ("NMF+SVR", "extra trees")             # whose features can make use of unlabelled spectra of the test part
+# the parts that a method takes part in, where not all; (part, "few"): with 10 labels of the new sea
+ONLY = {OURS: ("labels", "provinces", "transfer"), SCRATCH: ("labels",), "MAX, frozen": ("provinces", "transfer", "few"), "MAX small, frozen": ("provinces", "transfer"),
+        "MAX, adapted": ("provinces", "transfer"), "forest": ("labels", "provinces"), "boosting": ("labels", "provinces"), "CNN": ("labels",), "ChemoMAE + ridge": ("labels",)}
+ADAPTED_RIVALS = ("NMF+SVR",)                           # whose features can make use of unlabelled spectra of the test part
+INTERVALS = ("MAX, frozen", "ridge")                    # wrapped in ConformalByCore where whole groups are held out
+SLOW = ("CNN", "ChemoMAE + ridge")                      # with all labels only
 LEAN = dict(members=1)                                  # single networks; the rivals are single models too
 
 
 def methods(a, part: str) -> dict:
     "name -> function (seed, targets) that makes an estimator, of the methods that take part."
-    def network(options):
-        def make(seed, targets):
-            given = dict(options, pretrained=MAX.from_pretrained(encoder_folder(a, seed))) if options.get("pretrained") == "real" else options
-            return MAXRegressor(targets=targets, seed=seed, **{**LEAN, **a.network, **given})
-        return make
+    def network(options): return lambda seed, targets: MAXRegressor(targets=targets, seed=seed, **{**LEAN, **a.network, **options})
+    def with_intervals(make): return lambda seed, targets: ConformalByCore(make(seed, targets), targets, seed=seed)
     found = {name: network(options) for name, options in NETWORKS.items()}
     found |= {name: (lambda seed, targets, name=name: rivals(targets, seed, networks=True)[name]) for name in rivals(networks=True)}
     if part != "labels":
         found |= {f"{name}, adapted": found[name] for name in ADAPTED_RIVALS}
-    wanted = {name: make for name, make in found.items() if part in ONLY.get(name, PARTS) and (not a.methods or name in a.methods)}
+    if part in ("provinces", "transfer"):
+        found |= {name: with_intervals(found[name]) for name in INTERVALS}
+    wanted = {name: make for name, make in found.items() if part in ONLY.get(name, (*PARTS, "few")) and (not a.methods or name in a.methods)}
     if not a.chemomae:
         wanted.pop("ChemoMAE + ridge", None)
     return wanted
@@ -78,25 +82,12 @@ def real(a) -> Spectra:
 
 def seas(a, seed: int) -> Spectra:
     "Five seas, 30 cores, ten samples of each in the laboratory; the shipped weights have not seen these seas."
-    archive = simulate_archive(a.cores, a.per_core, seed=9000 + seed, regions=random_regions(5, seed=9000 + seed), progress=False)
-    table = laboratory_table(archive, per_core=10, seed=seed)
-    return join_labels(archive.replaced(info=archive.info[["core", "region", "depth_mm"]]), table)
-
-
-# pre-training on the real training part of a seed
-
-def encoder_folder(a, seed: int) -> Path:
-    return a.out / "encoders" / f"real-{seed}"
-
-
-def pretrain_one(a, seed: int) -> None:
-    "On the real spectra that are in the test part of neither target."
-    folder = encoder_folder(a, seed)
-    if (folder / "history.csv").exists():
-        return
-    s = real(a)
-    held = np.concatenate([budget_split(s, target, seed)[0] for target in TARGETS])
-    pretrain(s[~np.isin(np.arange(len(s)), held)], "tiny", seed=seed, out=folder, resume=True, progress=False, **a.pretraining)
+    path = a.out / "seas" / f"{seed}.parquet"
+    if not path.exists():
+        archive = simulate_archive(a.cores, a.per_core, seed=9000 + seed, regions=random_regions(5, seed=9000 + seed), progress=False)
+        table = laboratory_table(archive, per_core=10, seed=seed)
+        join_labels(archive.replaced(info=archive.info[["core", "region", "depth_mm"]]), table).to_parquet(path)
+    return Spectra.from_parquet(path)
 
 
 # the cells
@@ -108,10 +99,9 @@ def cells(a) -> list[tuple]:
     for seed in range(a.seeds):
         for part in a.parts:
             for name in sorted(methods(a, part), key=lambda n: order.index(n) if n in order else len(order)):
-                if part == "labels":
-                    out += [(part, name, seed, t, b) for t in TARGETS for b in a.budgets[t]]
-                else:
-                    out += [(part, name, seed, "both", None)] + ([(part, name, seed, "TOC", 10)] if part == "transfer" else [])
+                out += [(part, name, seed, t, b) for t in TARGETS for b in ([None] if name in SLOW else a.budgets[t])] if part == "labels" else [(part, name, seed, "both", None)]
+        if "transfer" in a.parts:
+            out += [("transfer", name, seed, "TOC", 10) for name in methods(a, "few")]
     return out
 
 
@@ -126,7 +116,7 @@ def run_cell(a, cell) -> str:
     path = cell_path(a, cell)
     if path.exists():
         return ""
-    make, targets = methods(a, part)[name], list(TARGETS) if target == "both" else [target]
+    make, targets = methods(a, part if labels is None or part == "labels" else "few")[name], list(TARGETS) if target == "both" else [target]
     if part == "labels":
         row = label_budget_curve({name: lambda s: make(s, (target,))}, real(a), target, budgets=[labels], seeds=[seed]).assign(target=target)
     elif target == "both":
@@ -192,6 +182,32 @@ def fold_rows(a, part: str) -> tuple[pd.DataFrame, list[str]]:
     return rows.sort_values(["target", "order"]).drop(columns="order"), said
 
 
+def interval_rows(a, part: str) -> pd.DataFrame:
+    "Share of held-out values within their 90 % interval, over all and in the worst and best group, and the interval's mean width."
+    table = collected(a, part)
+    if table.empty or not table.lower.notna().any():
+        return pd.DataFrame()
+    def one(t):
+        r = coverage_report(t.assign(group=t.held)).set_index("group")
+        return pd.Series(dict(inside=r.coverage["pooled"], worst=r.coverage.drop("pooled").min(), best=r.coverage.drop("pooled").max(), width=r.width["pooled"]))
+    each = table[table.lower.notna()].groupby(["target", "name", "seed"]).apply(one, include_groups=False)
+    return each.groupby(["target", "name"]).agg(pm).reset_index()
+
+
+def flag_rows(a, part: str) -> pd.DataFrame:
+    "Do the flags rank the errors of the methods in INTERVALS? Spearman correlation, RMSE inside and outside; the reference of each group is all the others."
+    table, rows = collected(a, part), []
+    if table.empty:
+        return table
+    for (name, seed), t in table[table.name.isin(INTERVALS)].groupby(["name", "seed"]):
+        s, by = (real(a), "province") if part == "provinces" else (seas(a, seed), "region")
+        place = s.info[by].to_numpy()
+        known = s.info[list(TARGETS)].notna().any(axis=1).to_numpy()
+        flags = pd.concat([applicability(s[(place != g) & known], s[(place == g) & known]).set_index(np.flatnonzero((place == g) & known)) for g in pd.unique(place[known])])
+        rows += [dict(target=target, name=name, seed=seed, **flag_skill(flags.loc[v["sample"]].reset_index(drop=True), (v.predicted - v.measured).to_numpy())) for target, v in t.groupby("target")]
+    return pd.DataFrame(rows).groupby(["target", "name"])[["rank_strangeness", "rmse_inside", "rmse_outside"]].agg(pm).reset_index()
+
+
 def figures(a) -> None:
     "Three figures; matplotlib, as SVG."
     import matplotlib
@@ -244,6 +260,8 @@ def report(a) -> str:
         rows, said = label_rows(a) if part == "labels" else fold_rows(a, part)
         if len(rows):
             parts += [f"## {titles[part]}", markdown(rows), "\n".join(f"- {line}" for line in said)]
+        if part != "labels" and len(inside := interval_rows(a, part)):
+            parts += [f"### Intervals of 90 %: share inside, {part}", markdown(inside), f"### Flags: rank correlation with the error, {part}", markdown(flag_rows(a, part))]
     few = collected(a, "transfer", "TOC")
     if "transfer" in a.parts and len(few):
         rmse = few.groupby(["name", "seed"]).apply(lambda t: np.sqrt((t.rmse ** 2 * t.n).sum() / t.n.sum()), include_groups=False)
@@ -263,18 +281,17 @@ def main():
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
     a.out = a.out or HERE / "out" / ("evaluation-quick" if a.quick else "evaluation")
-    a.cores, a.per_core, a.budgets, a.third, a.network, a.pretraining = 30, 40, BUDGETS, THIRD, {}, {}
+    a.cores, a.per_core, a.budgets, a.third, a.network = 30, 40, BUDGETS, THIRD, {}
     if a.quick:
-        a.seeds, a.cores, a.per_core, a.network, a.pretraining = 1, 10, 16, dict(steps=5), dict(epochs=1)
+        a.seeds, a.cores, a.per_core, a.network = 1, 10, 16, dict(steps=5)
         a.budgets = {"TOC": (55, None), "CaCO3": (13, None)}
+        a.methods = a.methods or ["mean", "ridge", *NETWORKS]
     from importlib.util import find_spec
     from joblib import Parallel, delayed
     a.chemomae = find_spec("chemomae") is not None
     if not a.chemomae:
         print("left out, as the package is not installed: ChemoMAE + ridge: pip install 'max_nb[chemomae]'", flush=True)
     if a.stage != "report":
-        if "labels" in a.parts and (not a.methods or "MAX, real" in a.methods):
-            Parallel(n_jobs=a.jobs)(delayed(pretrain_one)(a, seed) for seed in range(a.seeds))
         todo = [c for c in cells(a) if not cell_path(a, c).exists()]
         print(f"{len(todo)} of {len(cells(a))} cells to do", flush=True)
         for i, done in enumerate(Parallel(n_jobs=a.jobs, return_as="generator_unordered")(delayed(run_cell)(a, c) for c in todo), start=1):

@@ -21,18 +21,19 @@ from .energy import EnergyAxis
 from .spectra import Spectra, as_counts, as_targets, write_atomically
 
 # %% auto #0
-__all__ = ['STRETCH', 'TUNES', 'FULL_FROM', 'ADAPT_STEPS', 'WATCH_FROM', 'WATCH_SHARE', 'STRENGTHS', 'FITTED', 'least_skewed',
-           'ln_floor', 'TargetScale', 'pooled', 'Network', 'labelled_batch', 'masked_error', 'FineTuneSettings',
-           'layer_height', 'thaw', 'low_rank', 'need_peft', 'parameter_groups', 'all_features', 'start_head',
-           'ridge_head', 'watched', 'Watch', 'fine_tune', 'plain_batch', 'weighted_batches', 'settle', 'member_folds',
-           'weighted_quantile', 'cv_plus', 'automatic_steps', 'automatic_tune', 'named_targets', 'as_weights',
-           'labelled_rows', 'groups_of', 'starting_model', 'on_an_axis', 'on_its_axis', 'axis_found', 'check_own_axis',
-           'check_axis', 'adapted', 'check_scans', 'check_options', 'MAXRegressor', 'chosen_tune', 'train_members',
-           'learned_by', 'frozen_members', 'with_head', 'member_settings', 'train_member', 'member_outputs',
-           'outputs_of', 'left_out_residuals', 'equal_weights', 'predict_interval', 'without_residuals',
-           'target_interval', 'embedding', 'left_one_out', 'kernels', 'best_kernel', 'honest_errors', 'fit_correction',
-           'corrected', 'calibrate', 'widened', 'with_errors', 'save', 'plain', 'description', 'load', 'start_of',
-           'restore_fitted', 'load_members', 'fixed_scale', 'from_xpt', 'xpt_network']
+__all__ = ['STRETCH', 'MAJOR', 'TUNES', 'ALPHAS', 'COMPONENTS', 'FULL_FROM', 'ADAPT_STEPS', 'WATCH_FROM', 'WATCH_SHARE',
+           'STRENGTHS', 'FITTED', 'least_skewed', 'ln_floor', 'TargetScale', 'pooled', 'Network', 'labelled_batch',
+           'masked_error', 'FineTuneSettings', 'layer_height', 'thaw', 'low_rank', 'need_peft', 'parameter_groups',
+           'all_features', 'start_head', 'ridge_head', 'ridge_path', 'component_ridge', 'watched', 'Watch', 'fine_tune',
+           'plain_batch', 'weighted_batches', 'settle', 'member_folds', 'weighted_quantile', 'cv_plus',
+           'automatic_steps', 'automatic_tune', 'named_targets', 'as_weights', 'labelled_rows', 'groups_of',
+           'starting_model', 'on_an_axis', 'on_its_axis', 'axis_found', 'check_own_axis', 'check_axis', 'adapted',
+           'check_scans', 'check_options', 'MAXRegressor', 'chosen_tune', 'train_members', 'learned_by',
+           'frozen_members', 'with_head', 'member_settings', 'train_member', 'member_outputs', 'outputs_of',
+           'left_out_residuals', 'equal_weights', 'predict_interval', 'without_residuals', 'target_interval',
+           'embedding', 'left_one_out', 'kernels', 'best_kernel', 'honest_errors', 'fit_correction', 'corrected',
+           'calibrate', 'widened', 'with_errors', 'save', 'plain', 'description', 'load', 'start_of', 'restore_fitted',
+           'load_members', 'fixed_scale', 'from_xpt', 'xpt_network']
 
 # %% ../nbs/07_regress.ipynb #17be3877
 STRETCH = {"linear": (lambda y, floor: y, lambda z: z),
@@ -40,10 +41,14 @@ STRETCH = {"linear": (lambda y, floor: y, lambda z: z),
            "ln": (lambda y, floor: np.log(np.maximum(y, floor)), np.exp)}
 
 # %% ../nbs/07_regress.ipynb #dc6372c7
+MAJOR = 10.0 # wt%; a tenth of the values above this: a major constituent
+
 def least_skewed(y: np.ndarray) -> str:
-    "The name of the scale on which measured values are most symmetric."
+    "The name of the scale on which measured values are most symmetric; not \"ln\" for a major constituent, whose errors add rather than multiply."
     from scipy.stats import skew
-    return min(STRETCH, key=lambda k: abs(skew(STRETCH[k][0](y, ln_floor(y))))) if np.ptp(y) > 0 else "linear"
+    if np.ptp(y) == 0: return "linear"
+    names = [k for k in STRETCH if k != "ln" or np.quantile(y, 0.9) <= MAJOR]
+    return min(names, key=lambda k: abs(skew(STRETCH[k][0](y, ln_floor(y)))))
 
 def ln_floor(y: np.ndarray) -> float:
     "Half of the smallest positive value: what a zero (or a negative value by difference) counts as on the ln scale."
@@ -203,23 +208,52 @@ def all_features(network: Network, counts: Tensor, batch: int = 256) -> Tensor:
     return torch.cat([network.features(part) for part in counts.split(batch)])
 
 @torch.no_grad()
-def start_head(network: Network, features: Tensor, Z: Tensor, weights: Tensor | None = None) -> None:
-    "Set the head to a cross-validated ridge regression of each target on frozen features (N, D); Z (N, T) with NaN, weights (N,)."
+def start_head(network: Network, features: Tensor, Z: Tensor, weights: Tensor | None = None, groups=None) -> None:
+    "Set the head to a cross-validated ridge regression of each target on frozen features (N, D); Z (N, T) with NaN, weights (N,), groups (N,): the core of each."
     features = features.double().numpy()
     w = np.ones(len(features)) if weights is None else weights.double().numpy()
     for t, z in enumerate(Z.double().numpy().T):
         rows = np.isfinite(z)
-        weight, bias = ridge_head(features[rows], z[rows], w[rows])
+        weight, bias = ridge_head(features[rows], z[rows], w[rows], None if groups is None else np.asarray(groups)[rows])
         network.head.weight[t] = torch.as_tensor(weight); network.head.bias[t] = bias
 
-def ridge_head(features: np.ndarray, z: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, float]:
-    "Weights (D,) and bias of a ridge regression; features (N, D), z (N,), w (N,) weights of the samples."
+# %% ../nbs/07_regress.ipynb #bab5b846
+ALPHAS = np.logspace(-1, 6, 15)          # penalties to choose from
+COMPONENTS = (5, 8, 10, 15, 20, None)    # leading principal components of the features to choose from, where cores are known; None: all
+
+def ridge_head(features: np.ndarray, z: np.ndarray, w: np.ndarray, groups=None) -> tuple[np.ndarray, float]:
+    "Weights (D,) and bias of a ridge regression; features (N, D), z (N,), w (N,) weights of the samples. Penalty, and with three groups or more the number of principal components, by the error on what is left out: whole groups, else single samples."
     from sklearn.linear_model import RidgeCV
     if len(z) < 3: return np.zeros(features.shape[1]), float(np.average(z, weights=w)) if len(z) else 0.0
-    mean, std = features.mean(0), features.std(0) + 1e-6
-    ridge = RidgeCV(np.logspace(-1, 6, 15)).fit((features - mean) / std, z, sample_weight=w / w.mean())
-    weight = ridge.coef_ / std
-    return weight, float(ridge.intercept_ - weight @ mean)
+    mean, std, w = features.mean(0), features.std(0) + 1e-6, w / w.mean()
+    X = (features - mean) / std
+    if groups is None or len(np.unique(groups)) < 3:
+        ridge = RidgeCV(ALPHAS).fit(X, z, sample_weight=w)
+        coef, intercept = ridge.coef_, float(ridge.intercept_)
+    else: coef, intercept = component_ridge(X, z, w, member_folds(len(z), groups, 10))
+    return coef / std, float(intercept - coef @ (mean / std))
+
+def ridge_path(X: np.ndarray, z: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Weights (A, D) and biases (A,) for every one of ALPHAS, from one decomposition; X (N, D), z (N,), w (N,)."
+    mean, middle, root = np.average(X, axis=0, weights=w), np.average(z, weights=w), np.sqrt(w)
+    U, s, V = np.linalg.svd((X - mean) * root[:, None], full_matrices=False)
+    coef = (U.T @ ((z - middle) * root) * s / (s**2 + ALPHAS[:, None])) @ V
+    return coef, middle - coef @ mean
+
+def component_ridge(X: np.ndarray, z: np.ndarray, w: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, float]:
+    "Weights (D,) and bias of the ridge regression on leading principal components of X (N, D) whose number and penalty err least on folds left out."
+    V = np.linalg.svd(X - X.mean(0), full_matrices=False)[2]
+    scores, sizes = X @ V.T, [k for k in COMPONENTS if k is None or k < len(V)]
+    def errors(k): # (A,)
+        F, total = scores[:, :k], 0
+        for out in (fold == i for i in range(fold.max() + 1)):
+            coef, bias = ridge_path(F[~out], z[~out], w[~out])
+            total = total + w[out] @ (F[out] @ coef.T + bias - z[out, None])**2
+        return total
+    table = np.stack([errors(k) for k in sizes])
+    best, a = np.unravel_index(table.argmin(), table.shape)
+    coef, bias = ridge_path(scores[:, :sizes[best]], z, w)
+    return coef[a] @ V[:coef.shape[1]], float(bias[a])
 
 # %% ../nbs/07_regress.ipynb #a1e3e777
 def watched(
@@ -276,13 +310,13 @@ def fine_tune(
     s: FineTuneSettings,
     seed: int = 0,
     weights: Tensor | None = None, # (N,) of the samples, all above 0; None: all alike
-    groups=None,             # (N,) core of each sample, for what is watched
+    groups=None,             # (N,) core of each sample, for the start of the head and for what is watched
 ) -> Network:                # the same, trained, in evaluation mode
     "Train head, and as much of the encoder as `s.tune` says, on labelled spectra."
     to_scale = lambda y: torch.as_tensor(scale.forward(y.numpy()), dtype=torch.float32)
     aside = torch.as_tensor(watched(len(counts), groups, s.watch if s.tune != "frozen" else 0, seed))
     part = lambda rows: (counts[rows], to_scale(Y[rows]), None if weights is None else weights[rows])
-    start_head(network.eval(), all_features(network, counts[~aside]), *part(~aside)[1:])
+    start_head(network.eval(), all_features(network, counts[~aside]), *part(~aside)[1:], None if groups is None else np.asarray(groups)[~aside])
     if s.tune == "frozen": return network
     watch = Watch(thaw(network.train(), s), *part(aside), s)
     optimizer = torch.optim.AdamW(parameter_groups(network, s), lr=s.learning_rate, fused=True)
@@ -361,8 +395,8 @@ def cv_plus(
 
 # %% ../nbs/07_regress.ipynb #a9da8b81
 def automatic_steps(n_labels: int) -> int:
-    "Fine-tuning steps by number of labels: 300 for two dozen, 500 for 64, 1,000 for 250 and more."
-    return int(np.clip(64 * n_labels**0.5, 300, 1000))
+    "Fine-tuning steps by number of labels: 300 for 40 and fewer, 400 for 64, 800 for 165, 1,000 for 235 and more (experiments/fine_tuning.py: with 64, 300 and 512 steps are as good; with 115, 300 are too few)."
+    return int(np.clip(22 * n_labels**0.7, 300, 1000))
 
 # %% ../nbs/07_regress.ipynb #506f17b3
 FULL_FROM = 16 # labelled samples from which on the encoder learns
@@ -584,7 +618,7 @@ def frozen_members(est: MAXRegressor, x: Tensor, Y: Tensor) -> list:
     members, weights = [with_head(shared) for _ in range(int(est.fold_.max()) + 1)], torch.as_tensor(est.weights_)
     for i, member in enumerate(members):
         rows = learned_by(est, i)
-        start_head(member, features[rows], Z[rows], weights[rows])
+        start_head(member, features[rows], Z[rows], weights[rows], None if est.groups_ is None else est.groups_[rows])
     return members
 
 def with_head(shared: Network) -> Network:

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 
 from max_nb.energy import EnergyAxis
 from max_nb.mae import MAX, MAXConfig
-from max_nb.regress import (MAXRegressor, Network, TargetScale, cv_plus, equal_weights, labelled_batch, least_skewed, member_folds, weighted_quantile)
+from max_nb.regress import (ALPHAS, COMPONENTS, MAXRegressor, Network, TargetScale, component_ridge, cv_plus, equal_weights, labelled_batch, least_skewed, member_folds, ridge_head, ridge_path, weighted_quantile)
 from max_nb.spectra import Spectra
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
@@ -249,3 +249,48 @@ def test_predict_before_fit(mae):
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(ValueError, match="MAXRegressor.save"):
         MAXRegressor.load(tmp_path)
+
+
+def labelled_tokens(seed, cores=7, per_core=9, width=12):
+    rng = np.random.default_rng(seed)
+    core = np.repeat(np.arange(cores), per_core)
+    tokens = rng.normal(size=(len(core), width)) + rng.normal(size=(cores, width))[core]
+    return tokens, tokens[:, 0] + rng.normal(size=cores)[core] + 0.1 * rng.normal(size=len(core)), rng.uniform(0.2, 2, len(core)), core
+
+
+def test_a_path_of_ridges_is_scikit_learns():
+    from sklearn.linear_model import Ridge
+    X, z, w, _ = labelled_tokens(0)
+    coef, bias = ridge_path(X, z, w)
+    for a, alpha in enumerate(ALPHAS):
+        other = Ridge(alpha).fit(X, z, sample_weight=w)
+        np.testing.assert_allclose(coef[a], other.coef_, atol=1e-9)
+        assert abs(bias[a] - other.intercept_) < 1e-9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_penalty_and_components_are_those_that_a_search_over_groups_finds(seed):
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import Ridge
+    X, z, w, core = labelled_tokens(seed)
+    scores, errors = PCA(svd_solver="full").fit_transform(X), {}
+    for k in [k for k in COMPONENTS if k is None or k < X.shape[1]]:
+        for alpha in ALPHAS:
+            errors[k, alpha] = sum((w[core == g] * (Ridge(alpha).fit(scores[core != g, :k], z[core != g], sample_weight=w[core != g]).predict(scores[core == g, :k]) - z[core == g]) ** 2).sum() for g in range(7))
+    k, alpha = min(errors, key=errors.get)
+    coef, bias = component_ridge(X, z, w, core)
+    wanted = Ridge(alpha).fit(scores[:, :k], z, sample_weight=w).predict(scores[:, :k])
+    np.testing.assert_allclose(X @ coef + bias, wanted, atol=1e-8)
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat(["a", "b"], 10)])
+def test_few_groups_are_no_groups(groups):
+    X, z, w, _ = labelled_tokens(1)
+    for mine, plain in zip(ridge_head(X[:20], z[:20], w[:20], groups), ridge_head(X[:20], z[:20], w[:20])):
+        np.testing.assert_array_equal(mine, plain)
+
+
+def test_a_major_constituent_is_not_learned_on_its_logarithm():
+    y = np.exp(np.random.default_rng(0).normal(0, 1, 300))
+    assert least_skewed(y) == "ln" and least_skewed(20 * y) == "sqrt"
+    assert TargetScale().fit(np.c_[y, 20 * y]).kinds_ == ["ln", "sqrt"]
