@@ -17,7 +17,7 @@ TIMEOUT := $(shell command -v timeout >/dev/null && echo timeout)
 LIMIT = $(if $(TIMEOUT),$(TIMEOUT) $(1))
 
 .NOTPARALLEL:
-.PHONY: python help demo test check notebooks lessons slides pytest experiment experiments benchmark lab voila docs figures readme export clean-notebooks hooks dist clean
+.PHONY: python help demo test check notebooks lessons slides pytest experiments benchmark lab voila docs figures readme export clean-notebooks hooks dist clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -62,9 +62,6 @@ pytest: .venv/.ready-dev  ## run tests/
 experiments: .venv/.ready  ## label efficiency, accuracy and transfer against all rivals: one table, three figures (about two hours; goes on where it stopped; needs ../shared/real)
 	$(PATIENT) OMP_NUM_THREADS=1 $(BIN)/python experiments/evaluation.py --jobs 2
 	@echo && echo "The table: $(CURDIR)/experiments/out/evaluation/evaluation.md; figures beside it"
-
-experiment: .venv/.ready  ## few labels on real spectra, against the rivals (hours; goes on where it stopped; needs ../shared/real)
-	$(PATIENT) $(BIN)/python experiments/label_efficiency.py
 
 benchmark: .venv/.ready  ## speed of reading and of simulating, and pre-training within a limit on memory (some minutes)
 	$(BIN)/python benchmarks/read_speed.py

@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from label_efficiency import DATA, HERE, markdown
+from common import DATA, HERE, markdown
 from max_nb.energy import EnergyAxis
 from max_nb.mae import MAX, REFERENCE_TOTAL, Encoder, MAEOutput, Normaliser, as_tensor, check_mask, masked_mse, patchify, preset_config, take, visible_index
 from max_nb.pretrain import PretrainSettings, as_model, informative_patches, on_axis, pretrain, published_config, reconstruction_r2, steps_per_epoch

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from label_efficiency import DATA, HERE, markdown
+from common import DATA, HERE, markdown
 from max_nb.baselines import rivals
 from max_nb.evaluate import ConformalByCore, applicability, coverage_report, cross_validate_by_core, flag_skill, label_budget_curve, ln_r2, new_core_curve, paired_bootstrap, paired_gain, scores
 from max_nb.regress import MAXRegressor
@@ -166,7 +166,7 @@ def fold_rows(a, part: str) -> tuple[pd.DataFrame, list[str]]:
     table = collected(a, part)
     if table.empty:
         return table, []
-    each = table.groupby(["target", "name", "seed"]).apply(lambda t: pd.Series(scores(t.measured, t.predicted) | dict(r2_ln=ln_r2(t.measured.clip(lower=0.01).to_numpy(), t.predicted.to_numpy()))), include_groups=False).reset_index()
+    each = seed_scores(table)
     rows = each.groupby(["target", "name"])[["rmse", "r2", "r2_ln"]].agg(pm).reset_index()
     rows["order"] = each.groupby(["target", "name"]).rmse.mean().to_numpy()
     said = []
@@ -182,13 +182,31 @@ def fold_rows(a, part: str) -> tuple[pd.DataFrame, list[str]]:
     return rows.sort_values(["target", "order"]).drop(columns="order"), said
 
 
+def all_scores(a) -> pd.DataFrame:
+    "Every method's scores by part, target, seed and number of labels, of what is there."
+    keep, rows = ["part", "target", "name", "seed", "labels", "rmse", "r2", "r2_ln"], []
+    for part in a.parts:
+        table = collected(a, part)
+        if part == "labels":
+            rows.append(table[[c for c in keep if c in table]].sort_values(keep[:4]))
+        elif len(table):
+            rows.append(seed_scores(table).assign(part=part, labels=0 if part == "transfer" else "all")[keep])
+    return pd.concat(rows, ignore_index=True).round(4)
+
+
+def seed_scores(table: pd.DataFrame) -> pd.DataFrame:
+    "RMSE, R2 and ln R2 over all held-out values, by target, method and seed."
+    def one(t): return pd.Series({k: scores(t.measured, t.predicted)[k] for k in ("rmse", "r2")} | dict(r2_ln=ln_r2(t.measured.clip(lower=0.01).to_numpy(), t.predicted.to_numpy())))
+    return table.groupby(["target", "name", "seed"]).apply(one, include_groups=False).reset_index()
+
+
 def interval_rows(a, part: str) -> pd.DataFrame:
     "Share of held-out values within their 90 % interval, over all and in the worst and best group, and the interval's mean width."
     table = collected(a, part)
     if table.empty or not table.lower.notna().any():
         return pd.DataFrame()
     def one(t):
-        r = coverage_report(t.assign(group=t.held)).set_index("group")
+        r = coverage_report(t.assign(group=t.held, target="")).set_index("group")
         return pd.Series(dict(inside=r.coverage["pooled"], worst=r.coverage.drop("pooled").min(), best=r.coverage.drop("pooled").max(), width=r.width["pooled"]))
     each = table[table.lower.notna()].groupby(["target", "name", "seed"]).apply(one, include_groups=False)
     return each.groupby(["target", "name"]).agg(pm).reset_index()
@@ -230,7 +248,7 @@ def figures(a) -> None:
         table = collected(a, part)
         if table.empty:
             continue
-        each = table.groupby(["target", "name", "seed"]).apply(lambda t: scores(t.measured, t.predicted)["rmse"], include_groups=False).rename("rmse").reset_index()
+        each = seed_scores(table)
         fig, axes = plt.subplots(1, 2, figsize=(10, 0.3 * each.name.nunique() + 1.4), constrained_layout=True)
         for ax, (target, rows) in zip(axes, each.groupby("target")):
             by = rows.groupby("name").rmse
@@ -297,7 +315,10 @@ def main():
         for i, done in enumerate(Parallel(n_jobs=a.jobs, return_as="generator_unordered")(delayed(run_cell)(a, c) for c in todo), start=1):
             print(f"{i}/{len(todo)} {done}", flush=True)
     if a.stage != "run":
-        text = report(a)
+        if not any((a.out / "cells").glob("*.csv")):
+            raise SystemExit(f"{a.out}: nothing there yet; run the experiment first")
+        text, numbers = report(a), all_scores(a)
+        write_atomically(a.out / "evaluation.csv", lambda p: numbers.to_csv(p, index=False))
         write_atomically(a.out / "evaluation.md", lambda p: p.write_text(text, encoding="utf-8"))
         figures(a)
         print(text)

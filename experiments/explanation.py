@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from label_efficiency import DATA, HERE
+from common import DATA, HERE
 from max_nb.energy import line_groups
 from max_nb.explain import (agreement, comb_index, deletion_curve, deletion_gain, drivers, explain, infidelity, one_target, peak_positions, player_of, player_sums,
                             saliency, shapley_values, shifted_profiles, smoothed, truth_test, with_random_labels, with_random_weights)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from label_efficiency import DATA, HERE
+from common import DATA, HERE
 from max_nb.evaluate import budget_split, ln_r2
 from max_nb.regress import MAXRegressor
 from max_nb.simulate import random_regions, simulate_archive

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from ablations import SEEDS, VARIANTS, few_label_errors, load, recipe, tokens
-from label_efficiency import DATA, HERE, markdown
+from common import DATA, HERE, markdown
 from max_nb.evaluate import label_budget_curve
 from max_nb.mae import MAX
 from max_nb.pretrain import as_model, pretrain

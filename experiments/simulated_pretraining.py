@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from label_efficiency import DATA, HERE, collect, keep_cell, label_name
+from common import DATA, HERE, collect, keep_cell, label_name
 from max_nb.evaluate import budget_split, label_budget_curve
 from max_nb.mae import MAX, as_tensor, load_pretrained
 from max_nb.plots import plot_budget

@@ -132,8 +132,8 @@ def test_links_of_the_site():
     known, index = docs.pages(), ROOT / "nbs" / "index.ipynb"
     assert docs.moved("../experiments/README.md#seeds", index, "index", known) == "results/experiments.md#seeds"
     assert docs.moved("../README.md", ROOT / "experiments" / "README.md", "results/experiments", known) == "../index.ipynb"
-    assert docs.moved("label_efficiency.csv", ROOT / "experiments" / "README.md", "results/experiments", known) == f"{docs.git_url()}/experiments/label_efficiency.csv"
-    assert docs.moved("label_efficiency.svg", ROOT / "experiments" / "README.md", "results/experiments", known) == "../experiments/label_efficiency.svg"
+    assert docs.moved("ablations.csv", ROOT / "experiments" / "README.md", "results/experiments", known) == f"{docs.git_url()}/experiments/ablations.csv"
+    assert docs.moved("simulated_pretraining_TOC.svg", ROOT / "experiments" / "README.md", "results/experiments", known) == "../experiments/simulated_pretraining_TOC.svg"
     assert docs.moved_text("`[a](../LICENSE)` [a](../LICENSE)", index, "index", known) == f"`[a](../LICENSE)` [a]({docs.git_url()}/LICENSE)"
 
 

@@ -1,0 +1,33 @@
+"""What the experiments share: where the real spectra are, cells that are kept as they are done, tables as Markdown."""
+from pathlib import Path
+
+import pandas as pd
+
+from max_nb.spectra import write_atomically
+
+HERE = Path(__file__).parent
+DATA = HERE.parent.parent / "shared" / "real" / "marine_sediments.parquet"
+
+
+def label_name(budget: int | None) -> str:
+    return "all" if budget is None else str(budget)
+
+
+def keep_cell(path: Path, row: pd.DataFrame, **more) -> None:
+    "Write what one fit gave, so that it need not be done again."
+    row = row.assign(**more)
+    write_atomically(path, lambda p: row.to_csv(p, index=False))
+    print(f"{path.stem}: ln R2 {row.r2_ln[0]:.3f}", flush=True)
+
+
+def collect(a) -> pd.DataFrame:
+    cells = sorted((a.out / "cells").glob("*.csv"))
+    if not cells:
+        raise SystemExit(f"{a.out}: nothing there yet; run the experiment first")
+    return pd.concat([pd.read_csv(p) for p in cells], ignore_index=True)
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    "A table as Markdown, without its index; what is missing stays empty."
+    lines = ["| " + " | ".join(map(str, rows.columns)) + " |", "|" + "---|" * rows.shape[1]]
+    return "\n".join(lines + ["| " + " | ".join("" if v != v else str(v) for v in row) + " |" for row in rows.to_numpy(dtype=object)])
