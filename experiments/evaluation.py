@@ -157,7 +157,9 @@ def label_rows(a) -> tuple[pd.DataFrame, list[str]]:
         d = (third - full).dropna()
         if len(d):
             said.append(f"{target}: pre-trained with a third of the labels minus from scratch with all: {d.mean():+.3f} (standard error {d.std() / np.sqrt(len(d)):.3f}, {len(d)} seeds).")
-        if {OURS, SCRATCH} <= set(rows.name) and len(d) > 1:
+        pair = rows[rows.name.isin([OURS, SCRATCH])]
+        rows = pair[pair.groupby(["budget", "seed"]).name.transform("nunique") == 2]  # of a run that is not done yet, what is there
+        if len(d) > 1:
             said += [f"{target}, {int(g.budget)} labels: pre-trained minus from scratch {g.gain:+.3f} ± {g.standard_error:.3f} (better in {int(g.wins)} of {int(g.seeds)})." for g in paired_gain(rows, OURS, SCRATCH, "r2_ln").itertuples()]
     return wide, said
 
