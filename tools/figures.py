@@ -97,7 +97,7 @@ def main():
     kaleido.start_sync_server(silence_warnings=True)
     for path in arguments.paths or [path for path in notebooks() if path.parent != LESSONS]:
         notebook = run(path)
-        for scale in (1.5, 1.0, 0.8, 0.7):
+        for scale in (1.5, 1.0, 0.8, 0.7, 0.6, 0.5):
             text = notebook_text(with_stills(notebook, scale))
             if len(text.encode()) < 0.95 * LARGEST_NOTEBOOK:
                 break
