@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted, check_X_y
 
 from .energy import SEDIMENT_ELEMENTS, Detector, EnergyAxis, emission_lines
 from .spectra import Spectra, as_counts, as_targets
-from .regress import TargetScale
+from .regress import TargetScale, of_rows
 
 # %% auto #0
 __all__ = ['SHAPES', 'AREAS', 'NEAR', 'RATIO_ELEMENTS', 'LINEAR_FEATURES', 'TREE_FEATURES', 'last_channel', 'SpectrumShape',
@@ -276,7 +276,7 @@ def _fit_target(self, tables, y, groups, name) -> dict:
     if len(rows) < 2: raise ValueError(f"target {name!r} was measured on {len(rows)} of {len(y)} spectra; expected at least 2")
     scale = TargetScale(self.scale).fit(y[rows, None])
     z = scale.forward(y[rows, None])[:, 0]
-    members = [self._search(t[rows], z, None if groups is None else groups[rows]) | dict(features=i) for i, t in enumerate(tables)]
+    members = [self._search(t[rows], z, of_rows(groups, rows)) | dict(features=i) for i, t in enumerate(tables)]
     best = np.nanmin([m["error"] for m in members] + [np.inf])
     near = [m for m in members if m["error"] <= best * (NEAR if self.combine == "mean" else 1)] or members[:1]
     members = near if self.combine == "mean" else near[:1]

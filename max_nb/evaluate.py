@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import check_is_fitted
 
 from .baselines import SpectrumShape, last_channel
-from .regress import MAXRegressor, STRETCH, TargetScale, groups_of, member_folds, member_outputs, named_targets, on_an_axis, without_residuals
+from .regress import MAXRegressor, STRETCH, TargetScale, groups_of, member_folds, member_outputs, named_targets, of_rows, on_an_axis, without_residuals
 from .spectra import Spectra, as_counts
 
 # %% auto #0
@@ -818,7 +818,7 @@ def _left_out(self, spectra: Spectra, Y: np.ndarray, groups) -> tuple[np.ndarray
     P, D = np.full(Y.shape, np.nan), np.full((*Y.shape, len(self.measures)), np.nan)
     for k in range(fold.max() + 1):
         train, rows = fold != k, np.flatnonzero((fold == k) & measured)
-        model, near = self._fit(spectra[train], None if groups is None else groups[train]), self._near(spectra.counts[train], measured[train])
+        model, near = self._fit(spectra[train], of_rows(groups, train)), self._near(spectra.counts[train], measured[train])
         P[rows], D[rows] = predict_on(model, spectra[rows]), self._measured_difficulty(model, near, spectra[rows])
     return P, D
 

@@ -24,8 +24,8 @@ from .spectra import Spectra, as_counts, as_targets, write_atomically
 __all__ = ['STRETCH', 'MAJOR', 'TUNES', 'ALPHAS', 'COMPONENTS', 'FULL_FROM', 'ADAPT_STEPS', 'WATCH_FROM', 'WATCH_SHARE',
            'STRENGTHS', 'FITTED', 'least_skewed', 'ln_floor', 'TargetScale', 'pooled', 'Network', 'labelled_batch',
            'masked_error', 'FineTuneSettings', 'layer_height', 'thaw', 'low_rank', 'need_peft', 'parameter_groups',
-           'all_features', 'start_head', 'ridge_head', 'ridge_path', 'component_ridge', 'watched', 'Watch', 'fine_tune',
-           'plain_batch', 'weighted_batches', 'settle', 'member_folds', 'weighted_quantile', 'cv_plus',
+           'all_features', 'of_rows', 'start_head', 'ridge_head', 'ridge_path', 'component_ridge', 'watched', 'Watch',
+           'fine_tune', 'plain_batch', 'weighted_batches', 'settle', 'member_folds', 'weighted_quantile', 'cv_plus',
            'automatic_steps', 'automatic_tune', 'named_targets', 'as_weights', 'labelled_rows', 'groups_of',
            'starting_model', 'on_an_axis', 'on_its_axis', 'axis_found', 'check_own_axis', 'check_axis', 'adapted',
            'check_scans', 'check_options', 'MAXRegressor', 'chosen_tune', 'train_members', 'learned_by',
@@ -207,6 +207,10 @@ def all_features(network: Network, counts: Tensor, batch: int = 256) -> Tensor:
     "(N, D) pooled tokens of all spectra (N, C), batch by batch."
     return torch.cat([network.features(part) for part in counts.split(batch)])
 
+def of_rows(values, rows):
+    "The values of some rows; None, where there are no values."
+    return None if values is None else (values if isinstance(values, Tensor) else np.asarray(values))[rows]
+
 @torch.no_grad()
 def start_head(network: Network, features: Tensor, Z: Tensor, weights: Tensor | None = None, groups=None) -> None:
     "Set the head to a cross-validated ridge regression of each target on frozen features (N, D); Z (N, T) with NaN, weights (N,), groups (N,): the core of each."
@@ -214,7 +218,7 @@ def start_head(network: Network, features: Tensor, Z: Tensor, weights: Tensor | 
     w = np.ones(len(features)) if weights is None else weights.double().numpy()
     for t, z in enumerate(Z.double().numpy().T):
         rows = np.isfinite(z)
-        weight, bias = ridge_head(features[rows], z[rows], w[rows], None if groups is None else np.asarray(groups)[rows])
+        weight, bias = ridge_head(features[rows], z[rows], w[rows], of_rows(groups, rows))
         network.head.weight[t] = torch.as_tensor(weight); network.head.bias[t] = bias
 
 # %% ../nbs/07_regress.ipynb #bab5b846
@@ -244,13 +248,10 @@ def component_ridge(X: np.ndarray, z: np.ndarray, w: np.ndarray, fold: np.ndarra
     "Weights (D,) and bias of the ridge regression on leading principal components of X (N, D) whose number and penalty err least on folds left out."
     V = np.linalg.svd(X - X.mean(0), full_matrices=False)[2]
     scores, sizes = X @ V.T, [k for k in COMPONENTS if k is None or k < len(V)]
-    def errors(k): # (A,)
-        F, total = scores[:, :k], 0
-        for out in (fold == i for i in range(fold.max() + 1)):
-            coef, bias = ridge_path(F[~out], z[~out], w[~out])
-            total = total + w[out] @ (F[out] @ coef.T + bias - z[out, None])**2
-        return total
-    table = np.stack([errors(k) for k in sizes])
+    def error(k, out): # (A,)
+        coef, bias = ridge_path(scores[~out, :k], z[~out], w[~out])
+        return w[out] @ (scores[out, :k] @ coef.T + bias - z[out, None])**2
+    table = np.stack([sum(error(k, fold == i) for i in range(fold.max() + 1)) for k in sizes])
     best, a = np.unravel_index(table.argmin(), table.shape)
     coef, bias = ridge_path(scores[:, :sizes[best]], z, w)
     return coef[a] @ V[:coef.shape[1]], float(bias[a])
@@ -315,12 +316,12 @@ def fine_tune(
     "Train head, and as much of the encoder as `s.tune` says, on labelled spectra."
     to_scale = lambda y: torch.as_tensor(scale.forward(y.numpy()), dtype=torch.float32)
     aside = torch.as_tensor(watched(len(counts), groups, s.watch if s.tune != "frozen" else 0, seed))
-    part = lambda rows: (counts[rows], to_scale(Y[rows]), None if weights is None else weights[rows])
-    start_head(network.eval(), all_features(network, counts[~aside]), *part(~aside)[1:], None if groups is None else np.asarray(groups)[~aside])
+    part = lambda rows: (counts[rows], to_scale(Y[rows]), of_rows(weights, rows))
+    start_head(network.eval(), all_features(network, counts[~aside]), *part(~aside)[1:], of_rows(groups, ~aside))
     if s.tune == "frozen": return network
     watch = Watch(thaw(network.train(), s), *part(aside), s)
     optimizer = torch.optim.AdamW(parameter_groups(network, s), lr=s.learning_rate, fused=True)
-    batches = weighted_batches(counts[~aside], Y[~aside], None if weights is None else weights[~aside], s)
+    batches = weighted_batches(counts[~aside], Y[~aside], of_rows(weights, ~aside), s)
     for step in range(s.steps):
         if watch.enough(step): break
         for group in optimizer.param_groups: group["lr"] = rate_at(step, s.steps, group["peak"], 0.1)
@@ -567,7 +568,7 @@ class MAXRegressor(RegressorMixin, BaseEstimator):
         more = check_scans(unlabelled, self.mae_, self.adapt)
         if self.adapt: self.mae_ = adapted(self.mae_, [X, *more], self.seed, self.progress)
         self.tune_, self.weights_ = chosen_tune(self, len(rows)), weights[rows] / weights[rows].mean()
-        self.scale_, self.groups_ = TargetScale(self.scale).fit(Y[rows]), None if groups is None else groups[rows]
+        self.scale_, self.groups_ = TargetScale(self.scale).fit(Y[rows]), of_rows(groups, rows)
         x, Y = as_tensor(counts[rows], self.mae_.config), torch.as_tensor(Y[rows])
         self.fold_, self.corrections_ = member_folds(len(x), self.groups_, self.members, self.seed), [None] * len(self.targets_)
         self.members_ = train_members(self, x, Y)
@@ -618,7 +619,7 @@ def frozen_members(est: MAXRegressor, x: Tensor, Y: Tensor) -> list:
     members, weights = [with_head(shared) for _ in range(int(est.fold_.max()) + 1)], torch.as_tensor(est.weights_)
     for i, member in enumerate(members):
         rows = learned_by(est, i)
-        start_head(member, features[rows], Z[rows], weights[rows], None if est.groups_ is None else est.groups_[rows])
+        start_head(member, features[rows], Z[rows], weights[rows], of_rows(est.groups_, rows))
     return members
 
 def with_head(shared: Network) -> Network:
@@ -644,7 +645,7 @@ def train_member(est: MAXRegressor, x: Tensor, Y: Tensor, i: int, rows: np.ndarr
         torch.manual_seed(est.seed * 1000 + i)
         network = Network(est.mae_, Y.shape[1], est.pooling)
         weights = None if (est.weights_ == 1).all() else torch.as_tensor(est.weights_[rows])
-        return fine_tune(network, x[rows], Y[rows], est.scale_, s, est.seed * 1000 + i, weights, None if est.groups_ is None else est.groups_[rows])
+        return fine_tune(network, x[rows], Y[rows], est.scale_, s, est.seed * 1000 + i, weights, of_rows(est.groups_, rows))
 
 # %% ../nbs/07_regress.ipynb #4e44e15c
 @torch.no_grad()
