@@ -17,14 +17,14 @@ def keep_cell(path: Path, row: pd.DataFrame, **more) -> None:
     "Write what one fit gave, so that it need not be done again."
     row = row.assign(**more)
     write_atomically(path, lambda p: row.to_csv(p, index=False))
-    print(f"{path.stem}: ln R2 {row.r2_ln[0]:.3f}", flush=True)
 
 
-def collect(a) -> pd.DataFrame:
+def kept_cells(a) -> list[Path]:
+    "The files of all fits that are done; says so where there are none."
     cells = sorted((a.out / "cells").glob("*.csv"))
     if not cells:
         raise SystemExit(f"{a.out}: nothing there yet; run the experiment first")
-    return pd.concat([pd.read_csv(p) for p in cells], ignore_index=True)
+    return cells
 
 
 def markdown(rows: pd.DataFrame) -> str:

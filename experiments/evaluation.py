@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, RegressorMixin
 
-from common import DATA, HERE, markdown
+from common import DATA, HERE, keep_cell, kept_cells, label_name, markdown
 from max_nb.baselines import rivals
 from max_nb.evaluate import ConformalByCore, applicability, coverage_report, cross_validate_by_core, flag_skill, label_budget_curve, ln_r2, new_core_curve, paired_bootstrap, paired_gain, scores
 from max_nb.regress import MAXRegressor
@@ -35,6 +35,7 @@ TARGETS = ("CaCO3", "TOC")
 BUDGETS = {"TOC": (32, 55, 110, None), "CaCO3": (8, 13, 26, None)}  # 55 of 165 and 13 of 39: one third
 THIRD = {"TOC": 55, "CaCO3": 13}
 OURS, SCRATCH = "MAX", "MAX, from scratch"
+
 
 class Calibrated(RegressorMixin, BaseEstimator):
     "A fit on all groups but the one with the fewest labels, the new one; then `calibrate` on these few."
@@ -61,7 +62,7 @@ NETWORKS = {
     "MAX small, frozen": dict(pretrained="max-small-sim", tune="frozen"),
     "MAX, adapted": dict(adapt=True, tune="frozen"),
 }
-# the parts that a method takes part in, where not all; (part, "few"): with 10 labels of the new sea
+# what a method takes part in, where not in all; "few": `transfer` with 10 labels of the new sea
 ONLY = {OURS: ("labels", "provinces", "transfer"), SCRATCH: ("labels",), "MAX, five networks": ("labels",), "MAX, frozen": ("provinces", "transfer", "few"), "MAX small, frozen": ("provinces", "transfer"),
         "MAX, adapted": ("provinces", "transfer"), "forest": ("labels", "provinces"), "boosting": ("labels", "provinces"), "CNN": ("labels",), "ChemoMAE + ridge": ("labels",)}
 ADAPTED_RIVALS = ("NMF+SVR",)                           # whose features can make use of unlabelled spectra of the test part
@@ -129,7 +130,7 @@ def cells(a) -> list[tuple]:
 
 def cell_path(a, cell) -> Path:
     part, name, seed, target, labels = cell
-    return a.out / "cells" / f"{part}-{re.sub(r'[^A-Za-z0-9]+', '_', name)}-{seed}-{target}-{'all' if labels is None else labels}.csv"
+    return a.out / "cells" / f"{part}-{re.sub(r'[^A-Za-z0-9]+', '_', name)}-{seed}-{target}-{label_name(labels)}.csv"
 
 
 def run_cell(a, cell) -> str:
@@ -147,8 +148,7 @@ def run_cell(a, cell) -> str:
         row = cross_validate_by_core(make(seed, tuple(targets)), s, targets, by=by, folds=10, seed=seed, split=split, adapt=is_adapted(name))
     else:
         row = new_core_curve({name: lambda s: make(s, (target,))}, seas(a, seed), target, budgets=(labels,), seeds=[seed], by="region", adapt=is_adapted(name))
-    row = row.assign(name=name, part=part, seed=seed, labels="all" if labels is None else labels)
-    write_atomically(path, lambda p: row.to_csv(p, index=False))
+    keep_cell(path, row, name=name, part=part, seed=seed, labels=label_name(labels))
     return path.stem
 
 
@@ -165,11 +165,8 @@ def pm(values) -> str:
     return f"{v.mean():.2f} ± {v.std(ddof=1):.2f}" if len(v) > 1 else f"{v.mean():.2f}"
 
 
-def label_rows(a) -> tuple[pd.DataFrame, list[str]]:
+def label_rows(a, curve: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     "ln R2 by number of labels; the pre-trained network with a third of the labels against the one from scratch with all."
-    curve = collected(a, "labels")
-    if curve.empty:
-        return curve, []
     wide = curve.groupby(["target", "name", "budget"]).r2_ln.agg(pm).unstack("budget").reset_index()
     said = []
     for target, rows in curve.groupby("target"):
@@ -186,12 +183,8 @@ def label_rows(a) -> tuple[pd.DataFrame, list[str]]:
     return wide, said
 
 
-def fold_rows(a, part: str) -> tuple[pd.DataFrame, list[str]]:
-    "RMSE, ln R2 and their spread over seeds of every method, held out whole; ours against every other, paired by group and seed."
-    table = collected(a, part)
-    if table.empty:
-        return table, []
-    each = seed_scores(table)
+def fold_rows(table: pd.DataFrame, each: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    "RMSE, ln R2 and their spread over seeds of every method, held out whole (`each` as from `seed_scores`); ours against every other, paired by group and seed."
     rows = each.groupby(["target", "name"])[["rmse", "r2", "r2_ln"]].agg(pm).reset_index()
     rows["seeds"] = each.groupby(["target", "name"]).seed.nunique().to_numpy()
     rows["order"] = each.groupby(["target", "name"]).rmse.mean().to_numpy()
@@ -208,58 +201,58 @@ def fold_rows(a, part: str) -> tuple[pd.DataFrame, list[str]]:
     return rows.sort_values(["target", "order"]).drop(columns="order"), said
 
 
-def all_scores(a) -> pd.DataFrame:
+def all_scores(tables: dict, each: dict) -> pd.DataFrame:
     "Every method's scores by part, target, seed and number of labels, of what is there."
-    keep, rows = ["part", "target", "name", "seed", "labels", "rmse", "r2", "r2_ln"], []
-    for part in a.parts:
-        table = collected(a, part)
-        if part == "labels":
-            rows.append(table[[c for c in keep if c in table]].sort_values(keep[:4]))
-        elif len(table):
-            rows.append(seed_scores(table).assign(part=part, labels=0 if part == "transfer" else "all")[keep])
+    keep = ["part", "target", "name", "seed", "labels", "rmse", "r2", "r2_ln"]
+    rows = [tables[part][keep].sort_values(keep[:4]) if part == "labels" else each[part].assign(part=part, labels=0 if part == "transfer" else "all")[keep] for part in tables]
     return pd.concat(rows, ignore_index=True).round(4)
 
 
 def seed_scores(table: pd.DataFrame) -> pd.DataFrame:
     "RMSE, R2 and ln R2 over all held-out values, by target, method and seed."
-    def one(t): return pd.Series({k: scores(t.measured, t.predicted)[k] for k in ("rmse", "r2")} | dict(r2_ln=ln_r2(t.measured.clip(lower=0.01).to_numpy(), t.predicted.to_numpy())))
+    def one(t):
+        found = scores(t.measured, t.predicted)
+        return pd.Series(dict(rmse=found["rmse"], r2=found["r2"], r2_ln=ln_r2(t.measured.clip(lower=0.01).to_numpy(), t.predicted.to_numpy())))
     return table.groupby(["target", "name", "seed"]).apply(one, include_groups=False).reset_index()
 
 
-def interval_rows(a, part: str) -> pd.DataFrame:
-    "Share of held-out values within their 90 % interval, over all and in the worst and best group, and the interval's mean width."
-    table = collected(a, part)
-    if table.empty or not table.lower.notna().any():
-        return pd.DataFrame()
+def interval_rows(table: pd.DataFrame) -> pd.DataFrame:
+    "Share of held-out values within their 90 % interval, over all and in the worst and best group, and the interval's mean width; `table` has those that have one."
     def one(t):
         r = coverage_report(t.assign(group=t.held, target="")).set_index("group")
-        return pd.Series(dict(inside=r.coverage["pooled"], worst=r.coverage.drop("pooled").min(), best=r.coverage.drop("pooled").max(), width=r.width["pooled"]))
-    each = table[table.lower.notna()].groupby(["target", "name", "seed"]).apply(one, include_groups=False)
+        groups = r.coverage.drop("pooled")
+        return pd.Series(dict(inside=r.coverage["pooled"], worst=groups.min(), best=groups.max(), width=r.width["pooled"]))
+    each = table.groupby(["target", "name", "seed"]).apply(one, include_groups=False)
     return each.groupby(["target", "name"]).agg(pm).reset_index()
 
 
-def flag_rows(a, part: str) -> pd.DataFrame:
-    "Do the flags rank the errors of the methods in INTERVALS? Spearman correlation, RMSE inside and outside; the reference of each group is all the others."
-    table, rows = collected(a, part), []
-    if table.empty:
-        return table
-    for (name, seed), t in table[table.name.isin(INTERVALS)].groupby(["name", "seed"]):
-        s, by = (real(a), "province") if part == "provinces" else (seas(a, seed), "region")
-        place = s.info[by].to_numpy()
-        known = s.info[list(TARGETS)].notna().any(axis=1).to_numpy()
-        flags = pd.concat([applicability(s[(place != g) & known], s[(place == g) & known]).set_index(np.flatnonzero((place == g) & known)) for g in pd.unique(place[known])])
-        rows += [dict(target=target, name=name, seed=seed, **flag_skill(flags.loc[v["sample"]].reset_index(drop=True), (v.predicted - v.measured).to_numpy())) for target, v in t.groupby("target")]
+def held_out_flags(s: Spectra, by: str) -> pd.DataFrame:
+    "Flags of the labelled spectra, the reference of each group being all the others; index: row of `s`."
+    place, known = s.info[by].to_numpy(), s.info[list(TARGETS)].notna().any(axis=1).to_numpy()
+    held = [(place == g) & known for g in pd.unique(place[known])]
+    return pd.concat([applicability(s[known & ~rows], s[rows]).set_index(np.flatnonzero(rows)) for rows in held])
+
+
+def flag_rows(a, part: str, table: pd.DataFrame) -> pd.DataFrame:
+    "Do the flags rank the errors? Spearman correlation, RMSE inside and outside."
+    rows = []
+    if part == "provinces":
+        flags = dict.fromkeys(table.seed, held_out_flags(real(a), "province"))
+    else:
+        flags = {seed: held_out_flags(seas(a, seed), "region") for seed in table.seed.unique()}
+    for (target, name, seed), t in table.groupby(["target", "name", "seed"]):
+        rows.append(dict(target=target, name=name, **flag_skill(flags[seed].loc[t["sample"]].reset_index(drop=True), (t.predicted - t.measured).to_numpy())))
     return pd.DataFrame(rows).groupby(["target", "name"])[["rank_strangeness", "rmse_inside", "rmse_outside"]].agg(pm).reset_index()
 
 
-def figures(a) -> None:
+def figures(a, tables: dict, each: dict) -> None:
     "Three figures; matplotlib, as SVG."
     import matplotlib
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
     plt.rcParams.update({"svg.hashsalt": "max_nb", "font.size": 9})
-    curve = collected(a, "labels")
-    if not curve.empty:
+    if "labels" in tables:
+        curve = tables["labels"]
         curve = curve[~curve.name.isin([*SLOW, "mean"])]  # points without a line, and far below
         fig, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
         for ax, (target, rows) in zip(axes, curve.groupby("target")):
@@ -272,12 +265,10 @@ def figures(a) -> None:
         axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
         save_svg(fig, a.out / "labels.svg")
     for part, what in (("provinces", "held-out provinces, real spectra"), ("transfer", "unseen regions, simulated archives")):
-        table = collected(a, part)
-        if table.empty:
+        if part not in tables:
             continue
-        each = seed_scores(table)
-        fig, axes = plt.subplots(1, 2, figsize=(10, 0.3 * each.name.nunique() + 1.4), constrained_layout=True)
-        for ax, (target, rows) in zip(axes, each.groupby("target")):
+        fig, axes = plt.subplots(1, 2, figsize=(10, 0.3 * each[part].name.nunique() + 1.4), constrained_layout=True)
+        for ax, (target, rows) in zip(axes, each[part].groupby("target")):
             by = rows.groupby("name").rmse
             order = by.mean().sort_values(ascending=False).index
             for y, name in enumerate(order):
@@ -300,17 +291,16 @@ def save_svg(fig, path: Path) -> None:
     plt.close(fig)
 
 
-def report(a) -> str:
+def report(a, tables: dict, each: dict) -> str:
     parts = ["# Evaluation" + (" (quick: a test of the script, no result)" if a.quick else ""), f"Made by `experiments/evaluation.py`, {a.seeds} seeds; mean ± standard deviation over seeds."]
     titles = dict(labels="Label efficiency: R² of ln y on the test part, by number of labels", provinces="Real spectra, every province held out", transfer="Simulated archives, every sea held out, no labels of its own")
-    for part in a.parts:
-        rows, said = label_rows(a) if part == "labels" else fold_rows(a, part)
-        if len(rows):
-            parts += [f"## {titles[part]}", markdown(rows), "\n".join(f"- {line}" for line in said)]
-        if part != "labels" and len(inside := interval_rows(a, part)):
-            parts += [f"### Intervals of 90 %: share inside, {part}", markdown(inside), f"### Flags: rank correlation with the error, {part}", markdown(flag_rows(a, part))]
+    for part, table in tables.items():
+        rows, said = label_rows(a, table) if part == "labels" else fold_rows(table, each[part])
+        parts += [f"## {titles[part]}", markdown(rows), "\n".join(f"- {line}" for line in said)]
+        if part != "labels" and len(bounded := table[table.lower.notna()]):
+            parts += [f"### Intervals of 90 %: share inside, {part}", markdown(interval_rows(bounded)), f"### Flags: rank correlation with the error, {part}", markdown(flag_rows(a, part, bounded))]
     few = collected(a, "transfer", "TOC")
-    if "transfer" in a.parts and len(few):
+    if len(few):
         rmse = few.groupby(["name", "seed"]).apply(lambda t: np.sqrt((t.rmse ** 2 * t.n).sum() / t.n.sum()), include_groups=False)
         parts += ["## Simulated archives, TOC of a new sea with 10 labels of its own, RMSE in wt%", markdown(rmse.groupby("name").agg(pm).rename("rmse").reset_index())]
     return "\n\n".join(parts) + "\n"
@@ -344,12 +334,13 @@ def main():
         for i, done in enumerate(Parallel(n_jobs=a.jobs, return_as="generator_unordered")(delayed(run_cell)(a, c) for c in todo), start=1):
             print(f"{i}/{len(todo)} {done}", flush=True)
     if a.stage != "run":
-        if not any((a.out / "cells").glob("*.csv")):
-            raise SystemExit(f"{a.out}: nothing there yet; run the experiment first")
-        text, numbers = report(a), all_scores(a)
+        kept_cells(a)
+        tables = {part: table for part in a.parts if len(table := collected(a, part))}
+        each = {part: seed_scores(table) for part, table in tables.items() if part != "labels"}
+        text, numbers = report(a, tables, each), all_scores(tables, each)
         write_atomically(a.out / "evaluation.csv", lambda p: numbers.to_csv(p, index=False))
         write_atomically(a.out / "evaluation.md", lambda p: p.write_text(text, encoding="utf-8"))
-        figures(a)
+        figures(a, tables, each)
         print(text)
 
 

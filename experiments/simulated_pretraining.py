@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common import DATA, HERE, collect, keep_cell, label_name
+from common import DATA, HERE, keep_cell, kept_cells, label_name
 from max_nb.evaluate import budget_split, label_budget_curve
 from max_nb.mae import MAX, as_tensor, load_pretrained
 from max_nb.plots import plot_budget
@@ -102,6 +102,7 @@ def fit_all(s: Spectra, a, seed: int) -> None:
                     began = time.monotonic()
                     row = label_budget_curve({arm: make}, s, target, budgets=[budget], seeds=[seed])
                     keep_cell(path, row, target=target, labels=label_name(budget), seconds=round(time.monotonic() - began, 1))
+                    print(f"{path.stem}: ln R2 {row.r2_ln[0]:.3f}", flush=True)
 
 
 def order(cells: pd.DataFrame) -> list[str]:
@@ -130,7 +131,7 @@ def gains(cells: pd.DataFrame, metric: str, over: str) -> pd.DataFrame:
 
 
 def report(a) -> None:
-    cells = collect(a)
+    cells = pd.concat([pd.read_csv(p) for p in kept_cells(a)], ignore_index=True)
     cells["labels"] = cells["labels"].astype(str)
     differences = pd.concat([gains(cells, metric, over) for metric in ("r2_ln", "rmse") for over in ("scratch", "real")], ignore_index=True)
     write_atomically(a.out / "simulated_pretraining.csv", lambda p: cells.to_csv(p, index=False))
