@@ -78,19 +78,20 @@ def still(output: dict, scale: float) -> dict:
     return output
 
 
-def plain_tables(notebook: dict) -> dict:
-    "The notebook whose tables are left as text."
-    def plain(output):
-        data = output.get("data", {})
-        return {**output, "data": {k: v for k, v in data.items() if k != "text/html"}} if "text/plain" in data and not data.keys() & {PLOTLY, "image/png"} else output
-    return {**notebook, "cells": [{**cell, "outputs": [plain(output) for output in cell["outputs"]]} if cell.get("outputs") else cell for cell in notebook["cells"]]}
+def with_outputs(notebook: dict, change) -> dict:
+    "The notebook with every output changed."
+    return {**notebook, "cells": [{**cell, "outputs": [change(output) for output in cell["outputs"]]} if cell.get("outputs") else cell for cell in notebook["cells"]]}
 
 
 def with_stills(notebook: dict, scale: float) -> dict:
     "The cleaned notebook with pictures for figures."
-    cells = [{**cell, "outputs": [still(output, scale) for output in cell.get("outputs", [])]} if cell["cell_type"] == "code" else cell
-             for cell in notebook["cells"]]
-    return clean_notebook({**notebook, "cells": cells})
+    return clean_notebook(with_outputs(notebook, lambda output: still(output, scale)))
+
+
+def as_text(output: dict) -> dict:
+    "A table without its HTML."
+    data = output.get("data", {})
+    return {**output, "data": {mime: said for mime, said in data.items() if mime != "text/html"}} if "text/plain" in data else output
 
 
 def main():
@@ -105,12 +106,16 @@ def main():
     kaleido.start_sync_server(silence_warnings=True)
     for path in arguments.paths or [path for path in notebooks() if path.parent != LESSONS]:
         notebook = run(path)
-        for scale, styled in ((1.5, True), (1.0, True), (0.8, True), (0.7, True), (0.6, True), (0.6, False)):
-            text = notebook_text(with_stills(notebook if styled else plain_tables(notebook), scale))
-            if len(text.encode()) < 0.98 * LARGEST_NOTEBOOK:
+        fits = lambda text: len(text.encode()) < 0.95 * LARGEST_NOTEBOOK
+        for scale in (1.5, 1.0, 0.8, 0.7, 0.6):
+            stills = with_stills(notebook, scale)
+            text = notebook_text(stills)
+            if fits(text):
                 break
         else:
-            sys.exit(f"{path}: {len(text.encode()) // 1000} kB with its figures; show fewer of them")
+            text = notebook_text(with_outputs(stills, as_text))
+            if not fits(text):
+                sys.exit(f"{path}: {len(text.encode()) // 1000} kB with its figures; show fewer of them")
         path.write_text(text, encoding="utf-8")
         print(f"{path}: {len(text.encode()) // 1000} kB, figures at scale {scale}", flush=True)
     kaleido.stop_sync_server()
