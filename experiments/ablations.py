@@ -173,6 +173,7 @@ VARIANTS = {
     "hide: elements": Variant(settings=dict(hide="elements")),
     "hide: 30 %": Variant(settings=dict(mask_ratio=0.3)),
     "hide: 75 %": Variant(settings=dict(mask_ratio=0.75)),
+    "hide: 90 %": Variant(settings=dict(mask_ratio=0.9)),
     "hide: 20 to 80 %": Variant(settings=dict(vary=0.3)),
     "hide: 5 to 95 %": Variant(settings=dict(vary=0.45)),
     "augmentation: none": Variant(settings=dict(augment=False)),

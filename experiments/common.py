@@ -1,4 +1,4 @@
-"""What the experiments share: where the real spectra are, cells that are kept as they are done, tables as Markdown."""
+"""What the experiments share: where the real spectra are, cells that are kept as they are done, tables as Markdown, figures as SVG."""
 from pathlib import Path
 
 import pandas as pd
@@ -31,3 +31,18 @@ def markdown(rows: pd.DataFrame) -> str:
     "A table as Markdown, without its index; what is missing stays empty."
     lines = ["| " + " | ".join(map(str, rows.columns)) + " |", "|" + "---|" * rows.shape[1]]
     return "\n".join(lines + ["| " + " | ".join("" if v != v else str(v) for v in row) + " |" for row in rows.to_numpy(dtype=object)])
+
+
+def svg_pyplot():
+    "matplotlib.pyplot, set to draw the same SVG from the same numbers."
+    import matplotlib
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+    plt.rcParams.update({"svg.hashsalt": "max_nb", "font.size": 9})
+    return plt
+
+
+def save_svg(fig, path: Path) -> None:
+    "Written in one step, without a date; the figure is closed."
+    write_atomically(path, lambda p: fig.savefig(p, format="svg", metadata={"Date": None}))
+    svg_pyplot().close(fig)

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, RegressorMixin
 
-from common import DATA, HERE, keep_cell, kept_cells, label_name, markdown
+from common import DATA, HERE, keep_cell, kept_cells, label_name, markdown, save_svg, svg_pyplot
 from max_nb.baselines import rivals
 from max_nb.evaluate import ConformalByCore, applicability, coverage_report, cross_validate_by_core, flag_skill, label_budget_curve, ln_r2, new_core_curve, paired_bootstrap, paired_gain, scores
 from max_nb.regress import MAXRegressor
@@ -247,10 +247,7 @@ def flag_rows(a, part: str, table: pd.DataFrame) -> pd.DataFrame:
 
 def figures(a, tables: dict, each: dict) -> None:
     "Three figures; matplotlib, as SVG."
-    import matplotlib
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-    plt.rcParams.update({"svg.hashsalt": "max_nb", "font.size": 9})
+    plt = svg_pyplot()
     if "labels" in tables:
         curve = tables["labels"]
         curve = curve[~curve.name.isin([*SLOW, "mean"])]  # points without a line, and far below
@@ -283,12 +280,6 @@ def look(name: str, names: list) -> dict:
     "Line and marker of a method, no two alike: eight colours that the colour-blind tell apart, then the same ones dashed."
     i, colours = names.index(name), ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#888888")
     return dict(color=colours[i % 8], ls="-" if i < 8 else "--", marker="os^vDPX*"[i % 8], lw=2 if name in NETWORKS else 0.9)
-
-
-def save_svg(fig, path: Path) -> None:
-    import matplotlib.pyplot as plt
-    write_atomically(path, lambda p: fig.savefig(p, format="svg", metadata={"Date": None}))
-    plt.close(fig)
 
 
 def report(a, tables: dict, each: dict) -> str:

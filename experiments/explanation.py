@@ -6,7 +6,8 @@
 
 Each seed has its own sediments, network, background and orders. Models are single networks (`members=1`) that start from the weights in the package.
 
-- `truth`: 2,000 sediments whose elements vary independently (`free_sediments`) and two targets made of them: `linear` from Si, Ca and Fe, `interacting` from Ca x Fe and Ti.
+- `truth`: 2,000 sediments whose elements vary independently (`free_sediments`) and two targets made of them: `linear` from Si, Ca and Fe, `interacting` from Ca x Fe and Ti. Three models: the network; `lines`, a lean rival; and `lines, no matrix`, the same
+  with targets made of the expected intensities of lines instead of amounts: what the matrix absorbs is then no part of the question.
 - `causal`: CaCO3 of 24 simulated cores, 6 of them held out. Explained spectra are compared with what the simulator says would happen if one element had the background's amount (`intervened`).
 - `real`: the 708 real spectra in ../shared/real (left out where that is absent): CaCO3 and TOC.
 """
@@ -21,7 +22,7 @@ from max_nb.energy import line_groups
 from max_nb.explain import (agreement, comb_index, deletion_curve, deletion_gain, drivers, explain, infidelity, one_target, peak_positions, player_of, player_sums,
                             saliency, shapley_values, shifted_profiles, smoothed, truth_test, with_random_labels, with_random_weights)
 from max_nb.plots import directions
-from max_nb.physics import ELEMENTS, simulate_spectra
+from max_nb.physics import expected_spectrum, simulate_spectra
 from max_nb.regress import MAXRegressor
 from max_nb.simulate import REGIONS, diary, expected_counts, free_sediments, intervened, simulate_core
 from max_nb.spectra import Spectra, write_atomically
@@ -135,6 +136,13 @@ def causal(a, seed: int) -> list[dict]:
 
 # known causes
 
+def line_areas(counts, elements, mean: np.ndarray) -> np.ndarray:
+    "(B, E): counts in the eight strongest channels of each element's K lines; mean (C,) says which these are."
+    groups = line_groups()
+    own = [next(channels[channels < 400] for name, channels in groups.items() if name.split(" + ")[0] == f"{e} K") for e in elements]
+    return np.stack([np.asarray(counts)[:, ch[np.argsort(-mean[ch])[:8]]].sum(1) for ch in own], 1)
+
+
 class Lines:
     "A lean rival: lasso on the areas of the nine strongest elements' lines and on their products, as sparse as two standard errors allow."
     ELEMENTS = ("Al", "Si", "S", "Cl", "K", "Ca", "Ti", "Mn", "Fe")
@@ -143,10 +151,7 @@ class Lines:
         self.targets = target
 
     def areas(self, counts) -> np.ndarray:
-        groups = line_groups()
-        of = {e: next(n for n in groups if n.split(" + ")[0] == f"{e} K") for e in self.ELEMENTS}
-        main = {e: groups[n][groups[n] < 400][np.argsort(-np.asarray(self.mean)[groups[n][groups[n] < 400]])[:8]] for e, n in of.items()}
-        return np.stack([np.asarray(counts)[:, ch].sum(1) for ch in main.values()], 1)
+        return line_areas(counts, self.ELEMENTS, self.mean)
 
     def fit(self, counts, y):
         from sklearn.linear_model import Lasso, LassoCV
@@ -172,6 +177,13 @@ def designs(train: Spectra, test: Spectra, causes, n: int) -> dict:
     return {"archive": (test[:n], train), "contrast": (test[np.flatnonzero(rich)[:n]], train[poor])}
 
 
+def without_matrix(amounts: pd.DataFrame) -> pd.DataFrame:
+    "The amounts that lines alone would suggest: expected counts of each cause's lines, scaled to its mean amount. A formula of these needs no correction for what else is in the sediment."
+    expected, causes = expected_spectrum(amounts), sorted(set(sum(CAUSES.values(), ())))
+    areas = line_areas(expected, causes, expected.mean(0))
+    return amounts.assign(**{e: amounts[e].mean() * area / area.mean() for e, area in zip(causes, areas.T)})
+
+
 def formula_values(target: str, info: pd.DataFrame, background: pd.DataFrame) -> np.ndarray:
     "(B, 3): Shapley values of the formula itself, in the amounts of its causes, mean over the background."
     causes, other = list(CAUSES[target]), {"Si": 0.0, "Ca": 0.0, "Fe": 0.0, "Ti": 0.0}
@@ -185,9 +197,12 @@ def formula_values(target: str, info: pd.DataFrame, background: pd.DataFrame) ->
 def truth(a, seed: int) -> list[dict]:
     "Are the causes on top, and the rest near zero?"
     out, network = [], fitted(a, "truth", seed)
-    steady = free_sediments(2200, seed=1000 + seed)
-    steady = Spectra(simulate_spectra(steady, seed=seed), pd.concat([steady, made_targets(steady)], axis=1))
-    data = {"network": parts("truth", seed), "lines": (steady[:2000], steady[2000:])}
+    amounts = free_sediments(2200, seed=1000 + seed)
+    counts = simulate_spectra(amounts, seed=seed)
+    data = {"network": parts("truth", seed)}
+    for name, f in {"lines": amounts, "lines, no matrix": without_matrix(amounts)}.items():
+        steady = Spectra(counts, pd.concat([f, made_targets(f)], axis=1))
+        data[name] = steady[:2000], steady[2000:]
     for target, causes in CAUSES.items():
         for name, (train, test) in data.items():
             model = network if name == "network" else Lines(target).fit(train.counts, train.info[target].to_numpy())
@@ -230,8 +245,8 @@ def refutations(model, known: Spectra, some: Spectra, background: Spectra, seed:
     whole = explain(model, some, background=background, **settings)
     shuffled = [explain(with_random_weights(model, seed=100 * seed + k, like=background[::4]), some, background=whole.background, **settings) for k in range(5)]
     unlabelled = explain(with_random_labels(model, known, known.targets(["CaCO3", "TOC"]).to_numpy(), seed), some, background=whole.background, **settings)
-    grids = shifted_profiles(TwoAsOne(model), some[:3], "both", background, seed=seed)
-    wide = shifted_profiles(TwoAsOne(model), some[:3], "both", background, width=16, shifts=range(0, 16), n_background=1, pairs=2, seed=seed)
+    grids = shifted_profiles(TwoAsOne(model), some, "both", background, seed=seed)
+    wide = shifted_profiles(TwoAsOne(model), some, "both", background, width=16, shifts=range(0, 16), n_background=1, pairs=2, seed=seed)
     below = slice(0, 496)
     for target in ("CaCO3", "TOC"):
         e, slope = one_target(whole, target), saliency(model, some, target)
@@ -245,7 +260,7 @@ def refutations(model, known: Spectra, some: Spectra, background: Spectra, seed:
         row |= dict(weights_cosine=np.mean([agreement(e, one_target(o, target)).cosine for o in shuffled]), weights_abs_cosine=np.mean([abs(agreement(e, one_target(o, target)).cosine) for o in shuffled]),
                     labels_cosine=agreement(e, one_target(unlabelled, target)).cosine, labels_size=agreement(e, one_target(unlabelled, target))["size"])
         sal = np.abs(saliency(model, background[::6], target)).mean(0)
-        row |= dict(comb_saliency=comb_index(sal[below]), comb_saliency_smoothed=comb_index(smoothed(sal)[below]), comb_shapley=comb_index(grids.mean(0)[below]),
+        row |= dict(comb_saliency=comb_index(sal[below]), comb_saliency_smoothed=comb_index(smoothed(sal)[below]), comb_shapley=comb_index(grids.mean(0)[below]), comb_shapley_patches=comb_index(wide.mean(0)[below]),
                     **dict(zip(("peak_kev", "peak_sd_kev"), (lambda k: (k.mean(), k.std()))(peak_positions(wide, background.axis, 3.3, 4.1)))))
         out.append(row)
         print(row, flush=True)

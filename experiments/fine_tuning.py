@@ -26,7 +26,7 @@ from max_nb.spectra import Spectra
 
 ARMS = {"frozen": dict(tune="frozen"), "partial": dict(tune="partial"), "full": dict(tune="full", early_stopping=False), "lora": dict(tune="lora"),
         "full, stopped early": dict(tune="full", early_stopping=True), "frozen, adapted": dict(tune="frozen", adapt=True),
-        "full, 300 steps": dict(tune="full", early_stopping=False, steps=300), "full, 400 steps": dict(tune="full", early_stopping=False, steps=400)}
+        **{f"full, {n} steps": dict(tune="full", early_stopping=False, steps=n) for n in (200, 250, 300, 400)}}
 ALL = 10_000  # every label there is
 KEY = ["data", "target", "split", "seed", "labels", "arm"]
 
@@ -46,7 +46,9 @@ def plan(seeds, arms) -> list[dict]:
     todo += [c for split in ("random", "province") for c in cells("real", "TOC", split, (64,), ("frozen, adapted",))]
     todo += cells("simulated", "TOC", "region", (600,), ("full", "full, stopped early"))
     shorter = [c for split, n in (("inner", 64), ("inner", 115), ("random", 64)) for c in cells("real", "TOC", split, (n,), ("full", "full, 300 steps", "full, 400 steps"))]
-    return [c for c in decide + todo + shorter if c["arm"] in arms]
+    shorter += [c for target, n in (("TOC", 64), ("TOC", 32), ("CaCO3", 20)) for c in cells("real", target, "inner", (n,), [f"full, {k} steps" for k in (200, 250, 300)])]
+    once = {tuple(c.values()): c for c in decide + todo + shorter}
+    return [c for c in once.values() if c["arm"] in arms]
 
 
 def simulated() -> Spectra:

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from ablations import SEEDS, VARIANTS, few_label_errors, load, recipe, tokens
-from common import DATA, HERE, markdown
+from common import DATA, HERE, markdown, save_svg, svg_pyplot
 from max_nb.evaluate import label_budget_curve
 from max_nb.mae import MAX
 from max_nb.pretrain import as_model, pretrain
@@ -28,7 +28,8 @@ from max_nb.regress import MAXRegressor
 from max_nb.simulate import REGIONS, random_regions, simulate_archive
 from max_nb.spectra import Spectra, write_atomically
 
-RECIPES = ("default", "normalisation: sqrt-instance", "loss: units of counting noise", "published")
+RECIPES = ("default", "normalisation: sqrt-instance", "loss: units of counting noise", "hide: 30 %", "hide: 75 %", "hide: 90 %", "published")
+HIDDEN = {0.3: "hide: 30 %", 0.5: "default", 0.75: "hide: 75 %", 0.9: "hide: 90 %"}  # share of patches: recipe
 LABELS = {"TOC": 64, "CaCO3": 32}
 
 
@@ -143,7 +144,22 @@ def time_to_error(a, part: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def mask_figure(a) -> None:
+    "R2 of ln y with few labels against the share of patches that pre-training hid: a dot for each seed, mean and standard deviation."
+    fits, plt = cells(a), svg_pyplot()
+    fig, axes = plt.subplots(1, len(LABELS), figsize=(7, 3), constrained_layout=True)
+    for ax, (target, n) in zip(axes, LABELS.items()):
+        found = {share: fits[(fits.recipe == name) & (fits.target == target)].r2_ln for share, name in HIDDEN.items()}
+        found = {share: v for share, v in found.items() if len(v) > 1}
+        ax.errorbar(list(found), [v.mean() for v in found.values()], [v.std() for v in found.values()], color="#D55E00", marker="s", capsize=3)
+        for share, v in found.items():
+            ax.plot([share] * len(v), v, "o", color="#0072B2", ms=3, alpha=0.6)
+        ax.set(title=f"{target}, {n} labels", xlabel="share of patches hidden in pre-training", ylabel="R² of ln, real spectra", xlim=(0, 1))
+    save_svg(fig, HERE / "recipes_mask.svg")
+
+
 def tables(a) -> None:
+    mask_figure(a)
     keep = watches(a).drop(columns=["near", "unseen"])
     write_atomically(HERE / "recipes.csv", lambda p: cells(a).to_csv(p, index=False, float_format="%.4f"))
     write_atomically(HERE / "recipes_during.csv", lambda p: keep.to_csv(p, index=False, float_format="%.4f"))

@@ -21,19 +21,20 @@ from .energy import EnergyAxis
 from .spectra import Spectra, as_counts, as_targets, write_atomically
 
 # %% auto #0
-__all__ = ['STRETCH', 'MAJOR', 'TUNES', 'ALPHAS', 'COMPONENTS', 'FULL_FROM', 'ADAPT_STEPS', 'WATCH_FROM', 'WATCH_SHARE',
-           'STRENGTHS', 'FITTED', 'least_skewed', 'ln_floor', 'TargetScale', 'pooled', 'Network', 'labelled_batch',
-           'masked_error', 'FineTuneSettings', 'layer_height', 'thaw', 'low_rank', 'need_peft', 'parameter_groups',
-           'all_features', 'of_rows', 'start_head', 'ridge_head', 'ridge_path', 'component_ridge', 'watched', 'Watch',
-           'fine_tune', 'plain_batch', 'weighted_batches', 'settle', 'member_folds', 'weighted_quantile', 'cv_plus',
-           'automatic_steps', 'automatic_tune', 'named_targets', 'as_weights', 'labelled_rows', 'groups_of',
-           'starting_model', 'on_an_axis', 'on_its_axis', 'axis_found', 'check_own_axis', 'check_axis', 'adapted',
-           'check_scans', 'check_options', 'MAXRegressor', 'chosen_tune', 'train_members', 'learned_by',
-           'frozen_members', 'with_head', 'member_settings', 'train_member', 'member_outputs', 'outputs_of',
-           'left_out_residuals', 'equal_weights', 'predict_interval', 'without_residuals', 'target_interval',
-           'embedding', 'left_one_out', 'kernels', 'best_kernel', 'honest_errors', 'fit_correction', 'corrected',
-           'calibrate', 'widened', 'with_errors', 'save', 'plain', 'description', 'load', 'start_of', 'restore_fitted',
-           'load_members', 'fixed_scale', 'from_xpt', 'xpt_network']
+__all__ = ['STRETCH', 'MAJOR', 'TUNES', 'ALPHAS', 'COMPONENTS', 'FULL_FROM', 'ADAPT_STEPS', 'PROCESSES_FROM', 'WATCH_FROM',
+           'WATCH_SHARE', 'STRENGTHS', 'FITTED', 'least_skewed', 'ln_floor', 'TargetScale', 'pooled', 'Network',
+           'labelled_batch', 'masked_error', 'FineTuneSettings', 'layer_height', 'thaw', 'low_rank', 'need_peft',
+           'parameter_groups', 'all_features', 'of_rows', 'start_head', 'ridge_head', 'ridge_path', 'component_ridge',
+           'watched', 'Watch', 'fine_tune', 'plain_batch', 'weighted_batches', 'settle', 'member_folds',
+           'weighted_quantile', 'cv_plus', 'automatic_steps', 'automatic_tune', 'named_targets', 'as_weights',
+           'labelled_rows', 'groups_of', 'starting_model', 'on_an_axis', 'on_its_axis', 'axis_found', 'check_own_axis',
+           'check_axis', 'adapted', 'check_scans', 'check_options', 'MAXRegressor', 'chosen_tune', 'train_members',
+           'learned_by', 'processes_that_pay', 'frozen_members', 'with_head', 'member_settings', 'train_member',
+           'member_outputs', 'outputs_of', 'left_out_residuals', 'equal_weights', 'predict_interval',
+           'without_residuals', 'target_interval', 'embedding', 'left_one_out', 'kernels', 'best_kernel',
+           'honest_errors', 'fit_correction', 'corrected', 'calibrate', 'widened', 'with_errors', 'save', 'plain',
+           'description', 'load', 'start_of', 'restore_fitted', 'load_members', 'fixed_scale', 'from_xpt',
+           'xpt_network']
 
 # %% ../nbs/07_regress.ipynb #17be3877
 STRETCH = {"linear": (lambda y, floor: y, lambda z: z),
@@ -396,8 +397,8 @@ def cv_plus(
 
 # %% ../nbs/07_regress.ipynb #a9da8b81
 def automatic_steps(n_labels: int) -> int:
-    "Fine-tuning steps by number of labels: 300 for 40 and fewer, 400 for 64, 800 for 165, 1,000 for 235 and more (experiments/fine_tuning.py: with 64, 300 and 512 steps are as good; with 115, 300 are too few)."
-    return int(np.clip(22 * n_labels**0.7, 300, 1000))
+    "Fine-tuning steps by number of labels: 250 for 60 and fewer, 260 for 64, 500 for 110, 785 for 165, 1,000 for 235 and more (experiments/fine_tuning.py: with 20 to 64, more than 250 gain nothing; with 115, 300 are too few)."
+    return int(np.clip(min(5.2 * n_labels - 73, 22 * n_labels**0.7), 250, 1000))
 
 # %% ../nbs/07_regress.ipynb #506f17b3
 FULL_FROM = 16 # labelled samples from which on the encoder learns
@@ -545,7 +546,7 @@ class MAXRegressor(RegressorMixin, BaseEstimator):
         mix: bool = True,             # train on mixtures of samples
         pooling: str = "mean",        # "mean" of the patches' tokens or "cls"
         scale: str = "auto",          # of the targets: "auto", "linear", "sqrt", "ln"
-        n_jobs: int | None = None,    # networks trained at the same time, each in a process of its own (None: one)
+        n_jobs: int | None = None,    # networks trained at the same time, each in a process of its own (None: one a processor, where that pays)
         progress: bool = False,       # show a bar
         tune: str = "auto",           # what learns: "frozen", "partial", "lora", "full", or "auto": by number of labels
         blocks: int = 2,              # that learn where tune is "partial": the last ones
@@ -604,12 +605,21 @@ def train_members(est: MAXRegressor, x: Tensor, Y: Tensor) -> list:
     if est.tune_ == "frozen": return frozen_members(est, x, Y)
     s, k = member_settings(est, len(x)), int(est.fold_.max()) + 1
     jobs = [delayed(train_member)(est, x, Y, i, learned_by(est, i), s) for i in range(k)]
-    trained = Parallel(n_jobs=min(est.n_jobs or 1, k), return_as="generator", idle_worker_timeout=5)(jobs)
+    trained = Parallel(n_jobs=min(est.n_jobs or processes_that_pay(k * s.steps), k), return_as="generator", idle_worker_timeout=5)(jobs)
     return list(tqdm(trained, total=k, desc="fine-tuning", disable=not est.progress, unit="network"))
 
 def learned_by(est: MAXRegressor, i: int) -> np.ndarray:
     "(N,) bool: the samples that member `i` learns from, all but its fold; all of them where there is one fold."
     return (est.fold_ != i) | (est.fold_.max() == 0)
+
+# %% ../nbs/07_regress.ipynb #1e858e38
+PROCESSES_FROM = 600 # steps of all networks: fewer take less time than it takes to start processes
+
+def processes_that_pay(steps: int) -> int:
+    "One a processor; one in all for short work, and inside a process that is itself one of several."
+    from joblib import cpu_count
+    from multiprocessing import parent_process
+    return cpu_count() if steps >= PROCESSES_FROM and parent_process() is None else 1
 
 # %% ../nbs/07_regress.ipynb #c05b2804
 def frozen_members(est: MAXRegressor, x: Tensor, Y: Tensor) -> list:

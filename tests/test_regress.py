@@ -137,6 +137,19 @@ def test_members_trained_side_by_side_are_the_same_networks(mae):
     assert np.array_equal(regressor(mae, steps=5).fit(s).predict(s), regressor(mae, steps=5, n_jobs=2).fit(s).predict(s))
 
 
+def test_processes_are_started_where_they_pay_and_never_within_one_of_several():
+    import joblib
+    from max_nb.regress import PROCESSES_FROM, processes_that_pay
+    assert processes_that_pay(PROCESSES_FROM - 1) == 1 and processes_that_pay(PROCESSES_FROM) == joblib.cpu_count()
+    assert joblib.Parallel(n_jobs=2)(joblib.delayed(processes_that_pay)(10**6) for _ in range(2)) == [1, 1]
+
+
+def test_steps_grow_with_the_number_of_labels():
+    from max_nb.regress import automatic_steps
+    steps = [automatic_steps(n) for n in range(1, 400)]
+    assert steps == sorted(steps) and (steps[0], automatic_steps(64), automatic_steps(165), steps[-1]) == (250, 259, 784, 1000)
+
+
 @pytest.mark.parametrize("coverage", [0, 1, 1.5, -1])
 def test_coverage_out_of_range(fitted, coverage):
     with pytest.raises(ValueError, match="coverage"):
