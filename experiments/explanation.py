@@ -245,8 +245,10 @@ def refutations(model, known: Spectra, some: Spectra, background: Spectra, seed:
     whole = explain(model, some, background=background, **settings)
     shuffled = [explain(with_random_weights(model, seed=100 * seed + k, like=background[::4]), some, background=whole.background, **settings) for k in range(5)]
     unlabelled = explain(with_random_labels(model, known, known.targets(["CaCO3", "TOC"]).to_numpy(), seed), some, background=whole.background, **settings)
-    grids = shifted_profiles(TwoAsOne(model), some, "both", background, seed=seed)
-    wide = shifted_profiles(TwoAsOne(model), some, "both", background, width=16, shifts=range(0, 16), n_background=1, pairs=2, seed=seed)
+    even = MAXRegressor(members=1, seed=seed, grids=4, **FITS["real"]).fit(known)
+    same = explain(even, some, background=whole.background, **settings)
+    windows, windows_even = (shifted_profiles(TwoAsOne(m), some[:10], "both", background, seed=seed) for m in (model, even))
+    wide = shifted_profiles(TwoAsOne(model), some[:10], "both", background, width=16, shifts=range(0, 16), n_background=1, pairs=2, seed=seed)
     below = slice(0, 496)
     for target in ("CaCO3", "TOC"):
         e, slope = one_target(whole, target), saliency(model, some, target)
@@ -260,8 +262,8 @@ def refutations(model, known: Spectra, some: Spectra, background: Spectra, seed:
         row |= dict(weights_cosine=np.mean([agreement(e, one_target(o, target)).cosine for o in shuffled]), weights_abs_cosine=np.mean([abs(agreement(e, one_target(o, target)).cosine) for o in shuffled]),
                     labels_cosine=agreement(e, one_target(unlabelled, target)).cosine, labels_size=agreement(e, one_target(unlabelled, target))["size"])
         sal = np.abs(saliency(model, background[::6], target)).mean(0)
-        row |= dict(comb_saliency=comb_index(sal[below]), comb_saliency_smoothed=comb_index(smoothed(sal)[below]), comb_shapley=comb_index(grids.mean(0)[below]), comb_shapley_patches=comb_index(wide.mean(0)[below]),
-                    **dict(zip(("peak_kev", "peak_sd_kev"), (lambda k: (k.mean(), k.std()))(peak_positions(wide, background.axis, 3.3, 4.1)))))
+        row |= dict(comb_saliency=comb_index(sal[below]), comb_saliency_smoothed=comb_index(smoothed(sal)[below]), comb_shapley=comb_index(windows.mean(0)[below]), comb_shapley_four_grids=comb_index(windows_even.mean(0)[below]), comb_shapley_patches=comb_index(wide.mean(0)[below]),
+                    four_grids_cosine=agreement(e, one_target(same, target)).cosine, **dict(zip(("peak_kev", "peak_sd_kev"), (lambda k: (k.mean(), k.std()))(peak_positions(wide, background.axis, 3.3, 4.1)))))
         out.append(row)
         print(row, flush=True)
     return out

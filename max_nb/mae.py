@@ -99,13 +99,14 @@ def visible_index(
 
 # %% ../nbs/05_mae.ipynb #c4f9d283
 def sincos_positions(
-    n_patches: int,  # L
-    dim: int,        # D, even
-) -> Tensor:         # (1 + L, D); row 0 (CLS) is zero
+    n_patches: int,      # L
+    dim: int,            # D, even
+    start: float = 0.0,  # place of the first patch, in patches
+) -> Tensor:             # (1 + L, D); row 0 (CLS) is zero
     "Fixed position vectors, [sin, cos] halves with frequencies 1 / 10000^(2i/D) (Vaswani et al. 2017)."
     if dim % 2: raise ValueError(f"position vectors need an even width, got {dim}")
     omega = 1.0 / 10000 ** (np.arange(dim // 2, dtype=np.float64) / (dim / 2))
-    angle = np.arange(n_patches, dtype=np.float64)[:, None] * omega
+    angle = (start + np.arange(n_patches, dtype=np.float64))[:, None] * omega
     table = np.concatenate([np.sin(angle), np.cos(angle)], 1)
     return torch.from_numpy(np.concatenate([np.zeros((1, dim)), table])).float()
 
@@ -295,11 +296,12 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(c.embed_dim, eps=c.layer_norm_eps)
         self.register_buffer("positions", sincos_positions(c.n_patches, c.embed_dim), persistent=False)
 
-    def forward(self, patches: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        "patches (B, L, P), visible (B, L) bool -> tokens (B, 1 + K, D) with CLS first, index (B, K), valid (B, K)."
+    def forward(self, patches: Tensor, visible: Tensor | None = None, start: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        "patches (B, L, P), visible (B, L) bool -> tokens (B, 1 + K, D) with CLS first, index (B, K), valid (B, K). `start`: place of the first patch, where they are cut elsewhere."
         if visible is None: visible = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
         index, valid = visible_index(visible)
-        x = self.patch_embed(take(patches, index)) + self.positions[1:][index]
+        places = self.positions if start == 0 else sincos_positions(patches.shape[1], self.positions.shape[1], start).to(self.positions)
+        x = self.patch_embed(take(patches, index)) + places[1:][index]
         x = torch.cat([(self.cls_token + self.positions[0]).expand(len(x), -1, -1), x], 1)
         seen = None if bool(valid.all()) else F.pad(valid, (1, 0), value=True)
         for block in self.blocks: x = block(x, seen)

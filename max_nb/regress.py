@@ -13,8 +13,9 @@ import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn, Tensor
+from torch.nn import functional as F
 
-from .mae import (MAX, as_tensor, check_mask, check_positions, load_strictly, random_mask, read_config, read_safetensors,
+from .mae import (MAX, as_tensor, check_mask, check_positions, load_strictly, patchify, random_mask, read_config, read_safetensors,
                         read_xpt, xpt_encoder)
 from .pretrain import mixing_weights, rate_at, recount, step_generator
 from .energy import EnergyAxis
@@ -23,17 +24,17 @@ from .spectra import Spectra, as_counts, as_targets, write_atomically
 # %% auto #0
 __all__ = ['STRETCH', 'MAJOR', 'TUNES', 'ALPHAS', 'COMPONENTS', 'FULL_FROM', 'ADAPT_STEPS', 'PROCESSES_FROM', 'WATCH_FROM',
            'WATCH_SHARE', 'STRENGTHS', 'FITTED', 'least_skewed', 'ln_floor', 'TargetScale', 'pooled', 'Network',
-           'labelled_batch', 'masked_error', 'FineTuneSettings', 'layer_height', 'thaw', 'low_rank', 'need_peft',
-           'parameter_groups', 'all_features', 'of_rows', 'start_head', 'ridge_head', 'ridge_path', 'component_ridge',
-           'watched', 'Watch', 'fine_tune', 'plain_batch', 'weighted_batches', 'settle', 'member_folds',
-           'weighted_quantile', 'cv_plus', 'automatic_steps', 'automatic_tune', 'named_targets', 'as_weights',
-           'labelled_rows', 'groups_of', 'starting_model', 'on_an_axis', 'on_its_axis', 'axis_found', 'check_own_axis',
-           'check_axis', 'adapted', 'check_scans', 'check_options', 'MAXRegressor', 'chosen_tune', 'train_members',
-           'learned_by', 'processes_that_pay', 'frozen_members', 'with_head', 'member_settings', 'train_member',
-           'member_outputs', 'outputs_of', 'left_out_residuals', 'equal_weights', 'predict_interval',
-           'without_residuals', 'target_interval', 'embedding', 'left_one_out', 'kernels', 'best_kernel',
-           'honest_errors', 'fit_correction', 'corrected', 'calibrate', 'widened', 'with_errors', 'save', 'plain',
-           'description', 'load', 'start_of', 'restore_fitted', 'load_members', 'fixed_scale', 'from_xpt',
+           'shifted_patches', 'shifted_visible', 'labelled_batch', 'masked_error', 'FineTuneSettings', 'layer_height',
+           'thaw', 'low_rank', 'need_peft', 'parameter_groups', 'all_features', 'of_rows', 'start_head', 'ridge_head',
+           'ridge_path', 'component_ridge', 'watched', 'Watch', 'fine_tune', 'plain_batch', 'weighted_batches',
+           'settle', 'member_folds', 'weighted_quantile', 'cv_plus', 'automatic_steps', 'automatic_tune',
+           'named_targets', 'as_weights', 'labelled_rows', 'groups_of', 'starting_model', 'on_an_axis', 'on_its_axis',
+           'axis_found', 'check_own_axis', 'check_axis', 'adapted', 'check_scans', 'check_options', 'MAXRegressor',
+           'chosen_tune', 'train_members', 'learned_by', 'processes_that_pay', 'frozen_members', 'with_head',
+           'member_settings', 'train_member', 'member_outputs', 'outputs_of', 'left_out_residuals', 'equal_weights',
+           'predict_interval', 'without_residuals', 'target_interval', 'embedding', 'left_one_out', 'kernels',
+           'best_kernel', 'honest_errors', 'fit_correction', 'corrected', 'calibrate', 'widened', 'with_errors', 'save',
+           'plain', 'description', 'load', 'start_of', 'restore_fitted', 'load_members', 'fixed_scale', 'from_xpt',
            'xpt_network']
 
 # %% ../nbs/07_regress.ipynb #17be3877
@@ -93,21 +94,50 @@ def pooled(
 # %% ../nbs/07_regress.ipynb #a09ecb0d
 class Network(nn.Module):
     "Encoder of a MAX with a linear head. Raw counts (B, C) in, (B, T) on the target's scale out."
-    def __init__(self, mae: MAX, n_targets: int, pooling: str = "mean"):
+    def __init__(self,
+        mae: MAX,
+        n_targets: int,
+        pooling: str = "mean", # "mean" or "cls"
+        grids: int = 1,        # patch grids that are read, evenly shifted, and averaged
+    ):
         super().__init__()
         if pooling not in ("cls", "mean"): raise ValueError(f"pooling is {pooling!r}; expected 'cls' or 'mean'")
-        self.config, self.pooling = mae.config, pooling
+        if not 1 <= grids <= mae.config.patch_size: raise ValueError(f"grids is {grids}; expected 1 to {mae.config.patch_size}, the channels of a patch")
+        self.config, self.pooling, self.grids = mae.config, pooling, grids
         self.normaliser, self.encoder = copy.deepcopy(mae.normaliser), copy.deepcopy(mae.encoder)
         self.head = nn.Linear(mae.config.embed_dim, n_targets)
 
     patches = MAX.patches
 
-    def features(self, counts: Tensor, visible: Tensor | None = None) -> Tensor:
-        "(B, D): the pooled token of the patches that are visible."
-        tokens, _, valid = self.encoder(self.patches(counts), visible)
+    def features(self, counts: Tensor, visible: Tensor | None = None, shift: int | None = None) -> Tensor:
+        "(B, D): the pooled token of the patches that are visible; the mean over all grids, or that of the grid which begins `shift` channels on."
+        patches, every = self.patches(counts), [i * self.config.patch_size // self.grids for i in range(self.grids)]
+        return torch.stack([self.on_grid(patches, visible, s) for s in (every if shift is None else [shift])]).mean(0)
+
+    def on_grid(self, patches: Tensor, visible: Tensor | None, shift: int) -> Tensor:
+        "(B, D) from patches (B, L, P), cut again `shift` channels further on."
+        start = shift / patches.shape[-1] - 1 if shift else 0.0
+        if shift: patches, visible = shifted_patches(patches, shift), None if visible is None else shifted_visible(visible)
+        tokens, _, valid = self.encoder(patches, visible, start)
         return pooled(tokens, valid, self.pooling)
 
-    def forward(self, counts: Tensor, visible: Tensor | None = None) -> Tensor: return self.head(self.features(counts, visible))
+    def forward(self, counts: Tensor, visible: Tensor | None = None, shift: int | None = None) -> Tensor: return self.head(self.features(counts, visible, shift))
+
+# %% ../nbs/07_regress.ipynb #7cc50ff4
+def shifted_patches(
+    patches: Tensor, # (B, L, P)
+    shift: int,      # channels, 1 to P - 1
+) -> Tensor:         # (B, L + 1, P)
+    "The same channels on a grid that begins `shift` channels on; the first patch and the last are filled up with zeros."
+    p = patches.shape[-1]
+    return patchify(F.pad(patches.flatten(1), (p - shift, shift)), p)
+
+def shifted_visible(
+    visible: Tensor, # (B, L) bool
+) -> Tensor:         # (B, L + 1) bool
+    "Which patches of a shifted grid overlap visible ones only."
+    there = F.pad(visible, (1, 1), value=True)
+    return there[:, :-1] & there[:, 1:]
 
 # %% ../nbs/07_regress.ipynb #f33f5cc8
 def labelled_batch(
@@ -329,7 +359,8 @@ def fine_tune(
         generator = step_generator(seed, step)
         x, y, w = batches(generator)
         visible = ~random_mask(len(x), network.config.n_patches, s.drop, generator) if s.drop else None
-        masked_error(network(x, visible), to_scale(y), w).backward()
+        shift = int(torch.randint(network.config.patch_size, (), generator=generator)) if network.grids > 1 else 0
+        masked_error(network(x, visible, shift), to_scale(y), w).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), s.clip)
         optimizer.step(); optimizer.zero_grad()
     watch.go_back()
@@ -520,7 +551,7 @@ def check_options(est) -> None:
         if not ok: raise ValueError(f"{name} is {getattr(est, name)!r}; expected {expected}")
     whole = lambda v: isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 1
     need(est.tune in ("auto", *TUNES), "tune", f"one of {['auto', *TUNES]}")
-    for name in ("members", "batch_size", "blocks", "rank"): need(whole(getattr(est, name)), name, "a whole number of at least 1")
+    for name in ("members", "batch_size", "blocks", "rank", "grids"): need(whole(getattr(est, name)), name, "a whole number of at least 1")
     need(est.steps is None or whole(est.steps), "steps", "a whole number of at least 1, or None: by number of labels")
     need(isinstance(est.adapt, (bool, np.bool_)), "adapt", "True or False")
     need(est.early_stopping is None or isinstance(est.early_stopping, (bool, np.bool_)), "early_stopping", "True, False, or None: by number of labels")
@@ -553,11 +584,12 @@ class MAXRegressor(RegressorMixin, BaseEstimator):
         rank: int = 8,                # of the additions where tune is "lora"
         adapt: bool = False,          # go on pre-training on the scans (X, and `unlabelled` of fit) before fine-tuning
         early_stopping: bool | None = None, # watch a part of the training samples, to stop in time (None: by number of labels)
+        grids: int = 1,               # patch grids that are read, evenly shifted, and averaged; 4: no comb in explanations (chapter 10), at four times the time of a prediction
     ):
         self.pretrained, self.targets, self.seed, self.preset, self.members, self.steps = pretrained, targets, seed, preset, members, steps
         self.batch_size, self.learning_rate, self.layer_decay, self.drop, self.mix = batch_size, learning_rate, layer_decay, drop, mix
         self.pooling, self.scale, self.n_jobs, self.progress = pooling, scale, n_jobs, progress
-        self.tune, self.blocks, self.rank, self.adapt, self.early_stopping = tune, blocks, rank, adapt, early_stopping
+        self.tune, self.blocks, self.rank, self.adapt, self.early_stopping, self.grids = tune, blocks, rank, adapt, early_stopping, grids
 
     def fit(self, X, y=None, groups=None, sample_weight=None, unlabelled=None):
         "X: Spectra or raw counts (B, C). y: wt%, NaN = not measured (None: from X.info). groups (B,): the core of each spectrum (None: X.info.core if there). sample_weight (B,): of the samples (None: all alike). unlabelled: Spectra or counts, further scans for `adapt`. Rows without any measured target, or of weight 0, do not take part, but `adapt` sees their spectra."
@@ -624,7 +656,7 @@ def processes_that_pay(steps: int) -> int:
 # %% ../nbs/07_regress.ipynb #c05b2804
 def frozen_members(est: MAXRegressor, x: Tensor, Y: Tensor) -> list:
     "One network for each fold: a head of its own on the encoder that all share."
-    shared = Network(est.mae_, Y.shape[1], est.pooling).eval()
+    shared = Network(est.mae_, Y.shape[1], est.pooling, est.grids).eval()
     features, Z = all_features(shared, x), torch.as_tensor(est.scale_.forward(Y.numpy()), dtype=torch.float32)
     members, weights = [with_head(shared) for _ in range(int(est.fold_.max()) + 1)], torch.as_tensor(est.weights_)
     for i, member in enumerate(members):
@@ -653,7 +685,7 @@ def train_member(est: MAXRegressor, x: Tensor, Y: Tensor, i: int, rows: np.ndarr
     "Network number `i`, on the samples of `rows`."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(est.seed * 1000 + i)
-        network = Network(est.mae_, Y.shape[1], est.pooling)
+        network = Network(est.mae_, Y.shape[1], est.pooling, est.grids)
         weights = None if (est.weights_ == 1).all() else torch.as_tensor(est.weights_[rows])
         return fine_tune(network, x[rows], Y[rows], est.scale_, s, est.seed * 1000 + i, weights, of_rows(est.groups_, rows))
 
@@ -888,7 +920,7 @@ def load_members(est: MAXRegressor, n: int, path: Path) -> list:
     for i in range(n):
         own = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}.")}
         alone = i == 0 or est.tune_ != "frozen"
-        members.append(Network(est.mae_, len(est.targets_), est.pooling).eval() if alone else with_head(members[0]))
+        members.append(Network(est.mae_, len(est.targets_), est.pooling, est.grids).eval() if alone else with_head(members[0]))
         load_strictly(members[-1] if alone else members[-1].head, own if alone else {k.removeprefix("head."): v for k, v in own.items()}, f"{path}, member {i}")
     return members
 

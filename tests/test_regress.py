@@ -137,6 +137,30 @@ def test_members_trained_side_by_side_are_the_same_networks(mae):
     assert np.array_equal(regressor(mae, steps=5).fit(s).predict(s), regressor(mae, steps=5, n_jobs=2).fit(s).predict(s))
 
 
+@pytest.mark.parametrize("tune", ["full", "frozen"])
+def test_several_grids_are_learned_again_alike_and_kept_in_a_file(mae, tmp_path, tune):
+    s = spectra()
+    first, again = (regressor(mae, steps=5, members=2, grids=4, tune=tune).fit(s) for _ in range(2))
+    assert np.array_equal(first.predict(s), again.predict(s)) and not np.allclose(first.predict(s), regressor(mae, steps=5, members=2, tune=tune).fit(s).predict(s))
+    assert np.array_equal(MAXRegressor.load(first.save(tmp_path / "four")).predict(s), first.predict(s))
+
+
+def test_on_several_grids_a_hidden_patch_is_nowhere_seen(mae):
+    s, model = spectra(), regressor(mae, steps=3, members=1, grids=4).fit(spectra())
+    counts, patch, size = s.counts.copy(), 3, mae.config.patch_size
+    counts[:, patch * size : (patch + 1) * size] = counts[:, patch * size : (patch + 1) * size][:, ::-1]  # same total, other shape
+    visible = np.ones((len(s), mae.config.n_patches), bool)
+    assert not np.allclose(model.predict(s.counts), model.predict(counts))
+    visible[:, patch] = False
+    assert np.allclose(model.predict_visible(s.counts, visible), model.predict_visible(counts, visible), atol=1e-5)
+
+
+@pytest.mark.parametrize("grids, expected", [(0, "at least 1"), (1.5, "at least 1"), (1000, "expected 1 to")])
+def test_grids_that_cannot_be(mae, grids, expected):
+    with pytest.raises(ValueError, match=f"grids is {grids}.*{expected}"):
+        regressor(mae, steps=1, grids=grids).fit(spectra())
+
+
 def test_processes_are_started_where_they_pay_and_never_within_one_of_several():
     import joblib
     from max_nb.regress import PROCESSES_FROM, processes_that_pay
