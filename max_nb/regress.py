@@ -427,8 +427,9 @@ def cv_plus(
     return np.stack([lower, weighted_quantile(z[fold].T + residuals, weights, q)], 1)
 
 # %% ../nbs/07_regress.ipynb #a9da8b81
-def automatic_steps(n_labels: int) -> int:
-    "Fine-tuning steps by number of labels: 250 for 60 and fewer, 260 for 64, 500 for 110, 785 for 165, 1,000 for 235 and more (experiments/fine_tuning.py: with 20 to 64, more than 250 gain nothing; with 115, 300 are too few)."
+def automatic_steps(n_labels: int, from_scratch: bool = False) -> int:
+    "Fine-tuning steps by number of labels: 250 for 60 and fewer, 260 for 64, 500 for 110, 785 for 165, 1,000 for 235 and more (experiments/fine_tuning.py: with 20 to 64, more than 250 gain nothing; with 115, 300 are too few). From scratch: 300 for 40 and fewer, 400 for 64, and as many from 165 on."
+    if from_scratch: return int(np.clip(22 * n_labels**0.7, 300, 1000))
     return int(np.clip(min(5.2 * n_labels - 73, 22 * n_labels**0.7), 250, 1000))
 
 # %% ../nbs/07_regress.ipynb #506f17b3
@@ -677,7 +678,8 @@ WATCH_SHARE = 0.15
 def member_settings(est: MAXRegressor, n_labels: int) -> FineTuneSettings:
     "Settings of fine-tuning, with what is left to the number of labels filled in."
     watch = n_labels >= WATCH_FROM if est.early_stopping is None else est.early_stopping
-    return FineTuneSettings(est.steps or automatic_steps(n_labels), est.batch_size, est.learning_rate, est.layer_decay, drop=est.drop, mix=est.mix,
+    steps = est.steps or automatic_steps(n_labels, from_scratch=est.pretrained is None and not est.adapt)
+    return FineTuneSettings(steps, est.batch_size, est.learning_rate, est.layer_decay, drop=est.drop, mix=est.mix,
                             tune=est.tune_, blocks=est.blocks, rank=est.rank, watch=WATCH_SHARE if watch else 0.0)
 
 # %% ../nbs/07_regress.ipynb #3a74a557

@@ -172,6 +172,7 @@ def test_steps_grow_with_the_number_of_labels():
     from max_nb.regress import automatic_steps
     steps = [automatic_steps(n) for n in range(1, 400)]
     assert steps == sorted(steps) and (steps[0], automatic_steps(64), automatic_steps(165), steps[-1]) == (250, 259, 784, 1000)
+    assert [automatic_steps(n, from_scratch=True) for n in (1, 64, 165, 400)] == [300, 404, 784, 1000]
 
 
 @pytest.mark.parametrize("coverage", [0, 1, 1.5, -1])
