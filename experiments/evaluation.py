@@ -265,14 +265,14 @@ def figures(a, tables: dict, each: dict) -> None:
     for part, what in (("provinces", "held-out provinces, real spectra"), ("transfer", "unseen regions, simulated archives")):
         if part not in tables:
             continue
-        fig, axes = plt.subplots(1, 2, figsize=(10, 0.3 * each[part].name.nunique() + 1.4), constrained_layout=True)
+        fig, axes = plt.subplots(1, 2, figsize=(11, 0.3 * each[part].name.nunique() + 1.4), constrained_layout=True)
         for ax, (target, rows) in zip(axes, each[part].groupby("target")):
             by = rows.groupby("name").rmse
-            order = by.mean().sort_values(ascending=False).index
+            order, seeds = by.mean().sort_values(ascending=False).index, by.count()
             for y, name in enumerate(order):
                 ours = name in NETWORKS
                 ax.errorbar(by.mean()[name], y, xerr=np.nan_to_num(by.std()[name]), fmt="D" if ours else "o", capsize=3, color="#D55E00" if ours else "#0072B2")
-            ax.set(title=f"{target}: {what}", xlabel="RMSE, wt% (mean and standard deviation over seeds)", yticks=range(len(order)), yticklabels=order)
+            ax.set(title=f"{target}: {what}", xlabel="RMSE, wt% (mean and standard deviation over seeds)", yticks=range(len(order)), yticklabels=[n if seeds[n] == seeds.max() else f"{n} ({seeds[n]} seeds)" for n in order])
             ax.set_xlim(left=0)
         save_svg(fig, a.out / f"{part}.svg")
 
