@@ -145,15 +145,13 @@ def time_to_error(a, part: str) -> pd.DataFrame:
 
 
 def mask_figure(a) -> None:
-    "R2 of ln y with few labels against the share of patches that pre-training hid: a dot for each seed, mean and standard deviation."
+    "R2 of ln y with few labels against the share of patches that pre-training hid: a line for each seed that all shares have, and their mean with its standard deviation."
     fits, plt = cells(a), svg_pyplot()
     fig, axes = plt.subplots(1, len(LABELS), figsize=(7, 3), constrained_layout=True)
     for ax, (target, n) in zip(axes, LABELS.items()):
-        found = {share: fits[(fits.recipe == name) & (fits.target == target)].r2_ln for share, name in HIDDEN.items()}
-        found = {share: v for share, v in found.items() if len(v) > 1}
-        ax.errorbar(list(found), [v.mean() for v in found.values()], [v.std() for v in found.values()], color="#D55E00", marker="s", capsize=3)
-        for share, v in found.items():
-            ax.plot([share] * len(v), v, "o", color="#0072B2", ms=3, alpha=0.6)
+        found = fits[fits.target == target].pivot_table(index="recipe", columns="seed", values="r2_ln").reindex(HIDDEN.values()).dropna(axis=1)
+        ax.plot(list(HIDDEN), found, "o-", color="#0072B2", ms=3, lw=0.7)
+        ax.errorbar(list(HIDDEN), found.mean(axis=1), found.std(axis=1), color="#D55E00", marker="s", capsize=3)
         ax.set(title=f"{target}, {n} labels", xlabel="share of patches hidden in pre-training", ylabel="R² of ln, real spectra", xlim=(0, 1))
     save_svg(fig, HERE / "recipes_mask.svg")
 
