@@ -91,9 +91,9 @@ def fitted(a, name: str, seed: int) -> MAXRegressor:
 MOVED = ("Mg", "Al", "Si", "P", "S", "Cl", "K", "Ca", "Ti", "Mn", "Fe")  # elements that have a player
 
 
-def player_of_element(names) -> dict:
+def player_of_element(names, elements=MOVED) -> dict:
     "element: the player that its K lines belong to."
-    return {e: next(n for n in names if n.split(" + ")[0] == f"{e} K") for e in MOVED}
+    return {e: next(n for n in names if n.split(" + ")[0] == f"{e} K") for e in elements}
 
 
 def seen_by_model(model, info: pd.DataFrame, seed: int) -> np.ndarray:
@@ -139,7 +139,7 @@ def causal(a, seed: int) -> list[dict]:
 def line_areas(counts, elements, mean: np.ndarray) -> np.ndarray:
     "(B, E): counts in the eight strongest channels of each element's K lines; mean (C,) says which these are."
     groups = line_groups()
-    own = [next(channels[channels < 400] for name, channels in groups.items() if name.split(" + ")[0] == f"{e} K") for e in elements]
+    own = [groups[name][groups[name] < 400] for name in player_of_element(groups, elements).values()]
     return np.stack([np.asarray(counts)[:, ch[np.argsort(-mean[ch])[:8]]].sum(1) for ch in own], 1)
 
 
