@@ -16,20 +16,21 @@ from .energy import EnergyAxis, Tube, line_features, line_groups
 from .spectra import Spectra, as_counts
 
 # %% auto #0
-__all__ = ['BATCH', 'TRUSTED', 'LIKENESS', 'line_players', 'patch_players', 'nested_players', 'player_of', 'checked_channels',
-           'marginal_game', 'coalition_masker', 'numpy_state_kept', 'shapley_values', 'representatives',
-           'combine_games', 'draw_orders', 'coalitions_on_the_way', 'gains', 'ask', 'Tally', 'sample', 'one_pair',
-           'predictor', 'target_names', 'seen_patches', 'add_residual', 'filled_in', 'imputed', 'conditional_game',
-           'LinearImputer', 'imputer_skill', 'drop_game', 'axis_of', 'find_players', 'find_parents', 'autoencoder',
-           'check_decoder', 'background_counts', 'check_same_instrument', 'voltages', 'reference_spectra', 'make_games',
-           'play', 'play_exactly', 'play_orders', 'count_shares', 'as_explanation', 'quality_line', 'of_spread',
-           'asked_and_reached', 'check_choices', 'explain', 'drivers', 'one_target', 'prediction_without',
-           'deletion_curve', 'list_of_orders', 'plot_deletion', 'deletion_gain', 'infidelity', 'unexplained',
-           'negative_controls', 'truth_test', 'surrogate', 'saliency', 'player_sums', 'window_players',
-           'shifted_profiles', 'smoothed', 'comb_index', 'peak_positions', 'with_random_weights', 'rescale_heads',
-           'with_random_labels', 'agreement', 'randomisation_test', 'stability', 'rows_of', 'group_sums',
-           'plot_downcore_drivers', 'core_rows', 'leading_values', 'downcore_frame', 'spectrum_traces',
-           'add_depth_slider', 'compare_cores', 'why_different', 'difference_sentence']
+__all__ = ['POOL', 'BATCH', 'TRUSTED', 'LIKENESS', 'line_players', 'patch_players', 'nested_players', 'player_of',
+           'checked_channels', 'marginal_game', 'coalition_masker', 'numpy_state_kept', 'shapley_values',
+           'representatives', 'of_unit_spread', 'support_points', 'combine_games', 'draw_orders',
+           'coalitions_on_the_way', 'gains', 'ask', 'Tally', 'sample', 'one_pair', 'predictor', 'target_names',
+           'seen_patches', 'add_residual', 'filled_in', 'imputed', 'conditional_game', 'LinearImputer', 'imputer_skill',
+           'drop_game', 'axis_of', 'find_players', 'find_parents', 'autoencoder', 'check_decoder', 'background_counts',
+           'check_same_instrument', 'voltages', 'reference_spectra', 'make_games', 'play', 'play_exactly',
+           'play_orders', 'count_shares', 'as_explanation', 'quality_line', 'of_spread', 'asked_and_reached',
+           'check_choices', 'explain', 'drivers', 'one_target', 'prediction_without', 'deletion_curve',
+           'list_of_orders', 'plot_deletion', 'deletion_gain', 'infidelity', 'unexplained', 'negative_controls',
+           'truth_test', 'surrogate', 'saliency', 'player_sums', 'window_players', 'shifted_profiles', 'smoothed',
+           'comb_index', 'peak_positions', 'with_random_weights', 'rescale_heads', 'with_random_labels', 'agreement',
+           'randomisation_test', 'stability', 'rows_of', 'group_sums', 'plot_downcore_drivers', 'core_rows',
+           'leading_values', 'downcore_frame', 'spectrum_traces', 'add_depth_slider', 'compare_cores', 'why_different',
+           'difference_sentence']
 
 # %% ../nbs/10_explain.ipynb #06392e2c
 def line_players(
@@ -148,15 +149,41 @@ def shapley_values(
     return result.values.reshape(len(counts), n_players, -1), result.base_values.reshape(len(counts), -1)
 
 # %% ../nbs/10_explain.ipynb #f2556d8a
+POOL = 1000 # background spectra from which the representatives are chosen, at most
+
 def representatives(
-    prediction: np.ndarray, # (B,) or (B, T) predictions for the background; the first target sorts
+    counts: np.ndarray,     # (B, C) background
+    prediction: np.ndarray, # (B,) or (B, T) predictions for it
     n: int,                 # how many spectra to keep
-    seed: int = 0,
-) -> np.ndarray:            # (min(n, B),) row numbers
-    "One row from each of `n` strata of equal size, by prediction."
+    seed: int = 0,          # of the rows that the search begins with
+) -> np.ndarray:            # (min(n, B),) row numbers, ascending
+    "Support points: the rows that are closest to all rows in energy distance of spectra and predictions. Of more than `POOL`, one row from each of so many strata by prediction is considered."
     if n < 1: raise ValueError(f"n_background is {n}; expected at least 1")
-    order, rng = np.argsort(prediction.reshape(len(prediction), -1)[:, 0], kind="stable"), np.random.default_rng(seed)
-    return np.array([rng.choice(stratum) for stratum in np.array_split(order, min(n, len(order)))])
+    rng, prediction = np.random.default_rng(seed), prediction.reshape(len(prediction), -1)
+    pool = np.arange(len(counts))
+    if len(pool) > POOL: pool = np.array([rng.choice(stratum) for stratum in np.array_split(np.argsort(prediction[:, 0], kind="stable"), POOL)])
+    if n >= len(pool): return np.sort(pool)
+    return np.sort(pool[support_points(np.hstack([of_unit_spread(np.sqrt(counts[pool])), of_unit_spread(prediction[pool])]), n, rng)])
+
+def of_unit_spread(x: np.ndarray) -> np.ndarray:
+    "(B, F) about its mean, with variances that sum to one."
+    x = x - x.mean(0)
+    return x / max(np.sqrt((x ** 2).sum(1).mean()), 1e-300)
+
+def support_points(x: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    "n of the rows of x (B, F), n < B: a minimum of the energy distance between them and all rows, found by exchange (Mak & Joseph 2018, here among the given points)."
+    square = (x ** 2).sum(1)
+    apart = np.sqrt((square[:, None] + square - 2 * x @ x.T).clip(0))
+    chosen, centre = rng.choice(len(x), n, replace=False), apart.mean(1)
+    to_chosen, better = apart[:, chosen].sum(1), True
+    while better:
+        better = False
+        for i, old in enumerate(chosen):
+            cost = centre - (to_chosen - apart[:, old]) / n # of a row in this one's place: near to all, far from the others that are chosen
+            cost[np.delete(chosen, i)] = np.inf
+            new = cost.argmin()
+            if cost[new] < cost[old] - 1e-12: chosen[i], to_chosen, better = new, to_chosen + apart[:, new] - apart[:, old], True
+    return chosen
 
 # %% ../nbs/10_explain.ipynb #17819047
 def combine_games(
@@ -506,7 +533,7 @@ def reference_spectra(
     counts = background_counts(background, axis, f"value={value!r}")
     check_same_instrument(spectra, background)
     predicted = predict(counts)
-    rows = representatives(predicted, n, seed)
+    rows = representatives(counts, predicted, n, seed)
     return rows, counts[rows], predicted.std(0)
 
 # %% ../nbs/10_explain.ipynb #01427328
