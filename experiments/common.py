@@ -44,5 +44,6 @@ def svg_pyplot():
 
 def save_svg(fig, path: Path) -> None:
     "Written in one step, without a date; the figure is closed."
+    import matplotlib.pyplot as plt
     write_atomically(path, lambda p: fig.savefig(p, format="svg", metadata={"Date": None}))
-    svg_pyplot().close(fig)
+    plt.close(fig)

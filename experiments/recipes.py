@@ -110,14 +110,12 @@ def spread(v: pd.Series) -> str:
     return f"{v.mean():.3f} ± {v.sem():.3f}"
 
 
-def summary(a) -> pd.DataFrame:
+def summary(fits: pd.DataFrame, w: pd.DataFrame) -> pd.DataFrame:
     "R2 of ln y after fine-tuning, few-label error at the end, each with its paired change from the default (mean ± standard error over seeds)."
-    fits = cells(a).pivot_table(index=["recipe", "seed"], columns="target", values="r2_ln")
-    ends = watches(a).sort_values("step").groupby(["recipe", "seed"]).last()[["near", "unseen", "seconds"]]
+    fits = fits.pivot_table(index=["recipe", "seed"], columns="target", values="r2_ln")
+    ends = w.sort_values("step").groupby(["recipe", "seed"]).last()[["near", "unseen", "seconds"]]
     rows = {}
-    for name in a.recipes:
-        if name not in fits.index.get_level_values(0):
-            continue
+    for name in [r for r in RECIPES if r in fits.index.get_level_values(0)]:
         row = {}
         for table, columns in ((fits, fits.columns), (ends, ("near", "unseen"))):
             for c in columns:
@@ -129,11 +127,10 @@ def summary(a) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def time_to_error(a, part: str) -> pd.DataFrame:
+def time_to_error(w: pd.DataFrame, part: str) -> pd.DataFrame:
     "Processor seconds until the few-label error is as low as the published recipe's at its end, by seed; nan: not within its run."
-    w = watches(a).sort_values("step")
     rows = []
-    for seed, t in w.groupby("seed"):
+    for seed, t in w.sort_values("step").groupby("seed"):
         if not (t["recipe"] == "published").any():
             continue
         last = t[t["recipe"] == "published"].iloc[-1]
@@ -144,9 +141,9 @@ def time_to_error(a, part: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def mask_figure(a) -> None:
+def mask_figure(fits: pd.DataFrame) -> None:
     "R2 of ln y with few labels against the share of patches that pre-training hid: a line for each seed that all shares have, and their mean with its standard deviation."
-    fits, plt = cells(a), svg_pyplot()
+    plt = svg_pyplot()
     fig, axes = plt.subplots(1, len(LABELS), figsize=(7, 3), constrained_layout=True)
     for ax, (target, n) in zip(axes, LABELS.items()):
         found = fits[fits.target == target].pivot_table(index="recipe", columns="seed", values="r2_ln").reindex(HIDDEN.values()).dropna(axis=1)
@@ -157,13 +154,13 @@ def mask_figure(a) -> None:
 
 
 def tables(a) -> None:
-    mask_figure(a)
-    keep = watches(a).drop(columns=["near", "unseen"])
-    write_atomically(HERE / "recipes.csv", lambda p: cells(a).to_csv(p, index=False, float_format="%.4f"))
-    write_atomically(HERE / "recipes_during.csv", lambda p: keep.to_csv(p, index=False, float_format="%.4f"))
-    print(markdown(summary(a).reset_index(names="")))
+    fits, w = cells(a), watches(a)
+    mask_figure(fits)
+    write_atomically(HERE / "recipes.csv", lambda p: fits.to_csv(p, index=False, float_format="%.4f"))
+    write_atomically(HERE / "recipes_during.csv", lambda p: w.drop(columns=["near", "unseen"]).to_csv(p, index=False, float_format="%.4f"))
+    print(markdown(summary(fits, w).reset_index(names="")))
     for part in ("near", "unseen"):
-        t = time_to_error(a, part)
+        t = time_to_error(w, part)
         print(f"\nTime to the published recipe's last few-label error ({part}), each seed:\n")
         print(markdown(t.pivot_table(index="recipe", columns="seed", values="times_faster", dropna=False).round(1).reset_index()))
 

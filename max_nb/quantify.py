@@ -412,7 +412,7 @@ def final_model(model, job: Job, effort: Effort, progress: bool = True): # fitte
     "The contender of this name, tuned on all laboratory values, with as many members as a final model has."
     from sklearn.base import clone
     rows = job.labelled
-    return clone(model).set_params(**effort.final, n_jobs=os.cpu_count(), progress=progress).fit(job.spectra[rows], None, groups=job.groups[rows])
+    return clone(model).set_params(**effort.final, n_jobs=None, progress=progress).fit(job.spectra[rows], None, groups=job.groups[rows])
 
 def settings_shown(**settings) -> dict: # plain values
     "Settings for the report: objects by the name of their type."
