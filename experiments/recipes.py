@@ -3,6 +3,7 @@
     python experiments/recipes.py                      # all of it, resumable: what is done is not done again
     python experiments/recipes.py --only 0 2           # some seeds: several processes share the work
     python experiments/recipes.py --stage table        # the tables from what is there
+    python experiments/recipes.py --recipes default published --spectra 19200 --out experiments/out/recipes-19200    # a fifth of the training; tables under this folder's name
 
 Each recipe pre-trains the tiny network on one simulated archive (60 cores from as many seas, 6,000 spectra; archive, weights and masks by seed)
 for as many spectra seen (`--spectra`), and on no real one. Judged on real spectra: (1) fine-tuned with `MAXRegressor` as it comes (single
@@ -155,11 +156,12 @@ def mask_figure(fits: pd.DataFrame) -> None:
 
 def tables(a) -> None:
     fits, w = cells(a), watches(a)
-    mask_figure(fits)
-    write_atomically(HERE / "recipes.csv", lambda p: fits.to_csv(p, index=False, float_format="%.4f"))
-    write_atomically(HERE / "recipes_during.csv", lambda p: w.drop(columns=["near", "unseen"]).to_csv(p, index=False, float_format="%.4f"))
+    if set(HIDDEN.values()) <= set(fits["recipe"]):
+        mask_figure(fits)
+    write_atomically(HERE / f"{a.out.name}.csv", lambda p: fits.to_csv(p, index=False, float_format="%.4f"))
+    write_atomically(HERE / f"{a.out.name}_during.csv", lambda p: w.drop(columns=["near", "unseen"]).to_csv(p, index=False, float_format="%.4f"))
     print(markdown(summary(fits, w).reset_index(names="")))
-    for part in ("near", "unseen"):
+    for part in ("near", "unseen") if (fits["recipe"] == "published").any() else ():
         t = time_to_error(w, part)
         print(f"\nTime to the published recipe's last few-label error ({part}), each seed:\n")
         print(markdown(t.pivot_table(index="recipe", columns="seed", values="times_faster", dropna=False).round(1).reset_index()))
@@ -172,7 +174,7 @@ def main():
     parser.add_argument("--spectra", type=int, default=96_000, help="seen in training by every recipe")
     parser.add_argument("--cores", type=int, default=60, help="of the simulated archive")
     parser.add_argument("--stage", choices=("run", "table", "all"), default="all")
-    parser.add_argument("--out", type=Path, default=HERE / "out" / "recipes")
+    parser.add_argument("--out", type=Path, default=HERE / "out" / "recipes", help="where models go; its name is that of the tables, too")
     a = parser.parse_args()
     torch.set_num_threads(1)
     if a.stage != "table":
