@@ -9,7 +9,7 @@ All of them run in one process, in turn, for several rounds; the median of the r
 - (c) our model over all channels instead of those below 10.24 keV
 
     python benchmarks/pretrain_speed.py                      # about two minutes
-    python benchmarks/pretrain_speed.py --threads 1 --rounds 5 --compile
+    python benchmarks/pretrain_speed.py --threads 1 --rounds 5
 
 chemomae, without the other packages that it names (they are here already):
 
@@ -78,12 +78,12 @@ def stepper(model, loss_of, x, batch):
     return step
 
 
-def ours(config, counts, batch, augment=False, compile=False):
+def ours(config, counts, batch, augment):
     "Our training step."
     model = MAX(config)
     if model.normaliser.over == "channel":
         model.normaliser.learn(torch.as_tensor(counts[:, : config.n_window], dtype=torch.float32))
-    trainer = make_trainer(model, counts, PretrainSettings(epochs=10**6, batch_size=batch, augment=augment, compile=compile), None)
+    trainer = make_trainer(model, counts, PretrainSettings(epochs=10**6, batch_size=batch, augment=augment), None)
     return lambda: one_step(trainer)
 
 
@@ -130,7 +130,6 @@ def main():
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10, help="in a round")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--compile", action="store_true", help="ours and plain PyTorch with torch.compile as well (minutes until it begins)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
@@ -146,19 +145,13 @@ def main():
         everything = torch.as_tensor(counts, dtype=torch.float32)
         everything = (everything - everything.mean(1, keepdim=True)) / everything.std(1, keepdim=True)
     plain = PlainMAE(config).train()
-    jobs = {"max_nb": ours(config, counts, a.batch), "max_nb, mixing and recounting": ours(config, counts, a.batch, augment=True),
-            "(a) plain PyTorch": stepper(plain, plain, x, a.batch), "(c) max_nb, all channels": ours(wide, counts, a.batch)}
-    if a.compile:
-        fused = PlainMAE(config).train()
-        for layer in (*fused.encoder.layers, *fused.decoder.layers):
-            layer.compile()
-        jobs |= {"max_nb, compiled": ours(config, counts, a.batch, compile=True), "(a) plain PyTorch, layers compiled": stepper(fused, fused, x, a.batch)}
+    jobs = {"max_nb": ours(config, counts, a.batch, False), "max_nb, mixing and recounting": ours(config, counts, a.batch, True),
+            "(a) plain PyTorch": stepper(plain, plain, x, a.batch), "(c) max_nb, all channels": ours(wide, counts, a.batch, False)}
     try:
         jobs |= {"(b) chemomae, same energies": chemo(config, x, a.batch), "(b) chemomae, all channels": chemo(config, everything, a.batch)}
     except ImportError as e:
         print(f"chemomae is left out: {e}")
-    flops = {name: flops_of(step) for name, step in jobs.items() if "compiled" not in name} # what is compiled cannot be counted, and is the same
-    flops |= {name: flops[name.split(", ")[0]] for name in jobs if name not in flops}
+    flops = {name: flops_of(step) for name, step in jobs.items()}
     for step in jobs.values():
         step()
     wall, busy = {name: [] for name in jobs}, {name: [] for name in jobs}

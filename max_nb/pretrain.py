@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_pretrain.ipynb #38bdcf86
 from __future__ import annotations
-import functools, hashlib, itertools, json, math, os, re, shutil, signal, threading, time, warnings
+import functools, hashlib, itertools, json, math, os, re, signal, threading, time, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -26,10 +26,10 @@ __all__ = ['HIDE', 'KEPT', 'SAVE_EVERY_S', 'STATISTICS_OF', 'CUTTING', 'mixing_w
            'write_rotating', 'save_checkpoint', 'BrokenCheckpoint', 'load_checkpoint', 'newest_whole', 'restore',
            'sweep_up', 'patient_interrupt', 'close_epoch', 'show', 'fitting_step', 'check_divisible', 'release_memory',
            'one_step', 'stop_if_asked', 'run_steps', 'PretrainRun', 'default_epochs', 'as_model', 'on_axis',
-           'check_spectra', 'check_masks', 'best_precision', 'make_accelerator', 'all_blocks', 'compile_blocks',
-           'make_trainer', 'finish', 'as_settings', 'in_processes', 'one_of_several', 'pretrain', 'preview',
-           'informative_patches', 'as_seen', 'reconstruction_r2', 'published_config', 'pretrain_as_published',
-           'sweep_cells', 'cell_name', 'cell_recipe', 'held_out_r2', 'read_cell', 'run_cell', 'sweep', 'plot_sweep']
+           'check_spectra', 'check_masks', 'best_precision', 'make_accelerator', 'make_trainer', 'finish',
+           'as_settings', 'in_processes', 'one_of_several', 'pretrain', 'preview', 'informative_patches', 'as_seen',
+           'reconstruction_r2', 'published_config', 'pretrain_as_published', 'sweep_cells', 'cell_name', 'cell_recipe',
+           'held_out_r2', 'read_cell', 'run_cell', 'sweep', 'plot_sweep']
 
 # %% ../nbs/06_pretrain.ipynb #cdb40fc1
 def mixing_weights(
@@ -116,7 +116,6 @@ class PretrainSettings:
     wander: float = field(default=0.0, repr=False) # with `augment`: drift of the energy scale, standard deviation in channels
     mixed_precision: str = field(default="no", repr=False) # "no", "bf16", "fp16" (GPU only), or "auto": what the GPU does best, "no" without one
     accumulate: int = field(default=1, repr=False) # parts that each batch is worked through in, at least
-    compile: bool = field(default=False, repr=False) # translate the blocks with `torch.compile`: a minute before the first step, faster ones after it; on a CPU it needs a C++ compiler
 
     @classmethod
     def published(cls, **changes):
@@ -139,7 +138,6 @@ def check_settings(s: PretrainSettings) -> None:
     need(isinstance(s.seed, (int, np.integer)) and 0 <= s.seed < 2**36, "seed", "a whole number from 0 to 2**36")
     need(s.hide in HIDE, "hide", f"one of {list(HIDE)}")
     need(number("wander") and s.wander >= 0, "wander", "a number of channels, at least 0")
-    need(isinstance(s.compile, bool), "compile", "True or False")
     need(s.mixed_precision in ("no", "bf16", "fp16", "auto"), "mixed_precision", "'no', 'bf16', 'fp16' or 'auto'")
 
 # %% ../nbs/06_pretrain.ipynb #deb78d62
@@ -522,17 +520,6 @@ def make_accelerator(settings: PretrainSettings, log_with=None, out=None):
 
 CUTTING = ("FSDP", "DEEPSPEED", "MEGATRON_LM") # ways of accelerate in which no process holds the whole model
 
-# %% ../nbs/06_pretrain.ipynb #afd50864
-def all_blocks(model: MAX) -> list:
-    "The blocks of encoder and decoder."
-    return [*model.encoder.blocks, *model.decoder.blocks]
-
-def compile_blocks(model: MAX, device: str = "cpu") -> None:
-    "Have the blocks translated when they are first used. ValueError where that needs a C++ compiler and there is none."
-    if device == "cpu" and not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++", "cl")))):
-        raise ValueError("compile is True, which needs a C++ compiler on a CPU (g++, clang++ or cl), and none was found; expected one, or compile=False")
-    for block in all_blocks(model): block.compile()
-
 # %% ../nbs/06_pretrain.ipynb #6b5785ec
 def make_trainer(model: MAX, counts: np.ndarray, settings: PretrainSettings, out, log_with=None, on_epoch=None) -> Trainer:
     "A run at step 0."
@@ -540,7 +527,6 @@ def make_trainer(model: MAX, counts: np.ndarray, settings: PretrainSettings, out
     identity = dict(settings=repr(settings), config=repr(model.config), data=fingerprint(counts))
     arithmetic = {f.name: getattr(settings, f.name) for f in fields(settings) if not f.repr and getattr(settings, f.name) != f.default}
     accelerator = make_accelerator(settings, log_with, out)
-    if settings.compile: compile_blocks(model, accelerator.device.type)
     prepared, optimizer = accelerator.prepare(model.train(), make_optimizer(model, settings))
     return Trainer(prepared, optimizer, accelerator, counts, settings, identity | arithmetic, Path(out) / "checkpoint.pt" if out else None, accumulate=settings.accumulate, on_epoch=on_epoch)
 
@@ -550,7 +536,6 @@ def finish(t: Trainer, out) -> PretrainRun:
     if out: save_checkpoint(t)
     model = t.accelerator.unwrap_model(t.model, keep_fp32_wrapper=False).cpu().eval()
     vars(model).pop("forward", None) # mixed precision had wrapped it
-    for block in all_blocks(model): block._compiled_call_impl = None
     run = PretrainRun(model, pd.DataFrame(t.history), t.settings)
     if out and t.accelerator.is_main_process:
         run.model.save_pretrained(out)

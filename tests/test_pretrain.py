@@ -2,7 +2,6 @@
 import errno
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from hypothesis import given, settings, strategies as st
 
 from max_nb.energy import EnergyAxis
 from max_nb.mae import MAX, MAXConfig, random_mask
-from max_nb.pretrain import (PretrainSettings, add_gradients, all_blocks, as_model, batch_rows, best_precision, check_settings, default_epochs, draw_batch, drift, held_out_r2, load_checkpoint, make_trainer, mix_and_recount,
+from max_nb.pretrain import (PretrainSettings, add_gradients, as_model, batch_rows, best_precision, check_settings, default_epochs, draw_batch, drift, held_out_r2, load_checkpoint, make_trainer, mix_and_recount,
                              mixing_weights, one_step, pick, pretrain, pretrain_as_published, previous, rate_at, reconstruction_r2, save_checkpoint, shares, sweep)
 from max_nb.simulate import simulate_archive
 from max_nb.spectra import Spectra
@@ -365,7 +364,7 @@ def test_the_second_ctrl_c_does_not_wait():
     (dict(learning_rate=0), "learning_rate is 0"), (dict(learning_rate=-1e-3), "learning_rate is -0.001"), (dict(learning_rate=float("nan")), "learning_rate is nan"),
     (dict(mask_ratio=0), "mask_ratio is 0"), (dict(mask_ratio=1), "mask_ratio is 1"), (dict(mask_ratio=-0.1), "mask_ratio is -0.1"), (dict(mask_ratio=1.5), "mask_ratio is 1.5"),
     (dict(mask_ratio=0.95), "hides 8 of the model's 8 patches"), (dict(warmup=1), "warmup is 1"), (dict(clip=0), "clip is 0"), (dict(weight_decay=-1), "weight_decay is -1"),
-    (dict(betas=(0.9, 1.0)), "betas"), (dict(seed=1.5), "seed is 1.5"), (dict(seed=-1), "seed is -1"), (dict(accumulate=0), "accumulate is 0"), (dict(vary=0.5), "vary is 0.5"), (dict(vary=-0.1), "vary is -0.1"), (dict(vary="much"), "vary is 'much'"), (dict(mixed_precision="half"), "mixed_precision is 'half'"), (dict(compile="yes"), "compile is 'yes'"),
+    (dict(betas=(0.9, 1.0)), "betas"), (dict(seed=1.5), "seed is 1.5"), (dict(seed=-1), "seed is -1"), (dict(accumulate=0), "accumulate is 0"), (dict(vary=0.5), "vary is 0.5"), (dict(vary=-0.1), "vary is -0.1"), (dict(vary="much"), "vary is 'much'"), (dict(mixed_precision="half"), "mixed_precision is 'half'"),
     (dict(log_with="abacus"), "abacus"), (dict(config=dict(loss_on="all")), "config"),
 ])
 def test_settings_that_cannot_work_are_refused_before_anything_starts(tmp_path, wrong, word):
@@ -585,21 +584,6 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return str(s.getsockname()[1])
-
-
-def test_compiled_blocks_train_alike(tmp_path):
-    if not any(map(shutil.which, ("g++", "clang++", "cl"))): pytest.skip("no C++ compiler here")
-    plain, fused = (pretrain(spectra(), model(), settings=replace(RECIPE, compile=c), progress=False) for c in (False, True))
-    np.testing.assert_allclose(fused.history.loss, plain.history.loss, rtol=1e-3)
-    assert all(b._compiled_call_impl is None for b in all_blocks(fused.model))
-    fused.model.save_pretrained(tmp_path)
-    assert torch.equal(MAX.from_pretrained(tmp_path).encoder.norm.weight, fused.model.encoder.norm.weight)
-
-
-def test_compiling_without_a_compiler_is_refused(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"): pretrain(spectra(), model(), settings=replace(RECIPE, compile=True), progress=False)
-
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="notebook_launcher forks")
