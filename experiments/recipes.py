@@ -116,7 +116,7 @@ def summary(fits: pd.DataFrame, w: pd.DataFrame) -> pd.DataFrame:
     fits = fits.pivot_table(index=["recipe", "seed"], columns="target", values="r2_ln")
     ends = w.sort_values("step").groupby(["recipe", "seed"]).last()[["near", "unseen", "seconds"]]
     rows = {}
-    for name in [r for r in RECIPES if r in fits.index.get_level_values(0)]:
+    for name in w["recipe"].unique():
         row = {}
         for table, columns in ((fits, fits.columns), (ends, ("near", "unseen"))):
             for c in columns:
@@ -142,7 +142,7 @@ def time_to_error(w: pd.DataFrame, part: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def mask_figure(fits: pd.DataFrame) -> None:
+def mask_figure(fits: pd.DataFrame, path: Path) -> None:
     "R2 of ln y with few labels against the share of patches that pre-training hid: a line for each seed that all shares have, and their mean with its standard deviation."
     plt = svg_pyplot()
     fig, axes = plt.subplots(1, len(LABELS), figsize=(7, 3), constrained_layout=True)
@@ -151,17 +151,17 @@ def mask_figure(fits: pd.DataFrame) -> None:
         ax.plot(list(HIDDEN), found, "o-", color="#0072B2", ms=3, lw=0.7)
         ax.errorbar(list(HIDDEN), found.mean(axis=1), found.std(axis=1), color="#D55E00", marker="s", capsize=3)
         ax.set(title=f"{target}, {n} labels", xlabel="share of patches hidden in pre-training", ylabel="R² of ln, real spectra", xlim=(0, 1))
-    save_svg(fig, HERE / "recipes_mask.svg")
+    save_svg(fig, path)
 
 
 def tables(a) -> None:
     fits, w = cells(a), watches(a)
     if set(HIDDEN.values()) <= set(fits["recipe"]):
-        mask_figure(fits)
+        mask_figure(fits, HERE / f"{a.out.name}_mask.svg")
     write_atomically(HERE / f"{a.out.name}.csv", lambda p: fits.to_csv(p, index=False, float_format="%.4f"))
     write_atomically(HERE / f"{a.out.name}_during.csv", lambda p: w.drop(columns=["near", "unseen"]).to_csv(p, index=False, float_format="%.4f"))
     print(markdown(summary(fits, w).reset_index(names="")))
-    for part in ("near", "unseen") if (fits["recipe"] == "published").any() else ():
+    for part in ("near", "unseen") if (w["recipe"] == "published").any() else ():
         t = time_to_error(w, part)
         print(f"\nTime to the published recipe's last few-label error ({part}), each seed:\n")
         print(markdown(t.pivot_table(index="recipe", columns="seed", values="times_faster", dropna=False).round(1).reset_index()))
