@@ -164,6 +164,8 @@ VARIANTS = {
     "normalisation: instance": Variant(dict(normalisation="instance")),
     "normalisation: log": Variant(dict(normalisation="log")),
     "normalisation: channel": Variant(dict(normalisation="channel")),
+    "normalisation: total-channel": Variant(dict(normalisation="total-channel")),
+    "normalisation: sqrt-intensity": Variant(dict(normalisation="sqrt-intensity")),
     "normalisation: log-channel": Variant(dict(normalisation="log-channel")),
     "normalisation: sqrt-instance": Variant(dict(normalisation="sqrt-instance")),
     "normalisation: visible patches only": Variant(change=as_class(VisibleOnly)),
@@ -184,6 +186,7 @@ VARIANTS = {
     "patch: 32 channels": Variant(dict(patch_size=32)),
     "weights: EMA": Variant(average=0.9),
     "registers: 4": Variant(change=with_registers),
+    "first guess: 16 components": Variant(dict(components=16)),
 }
 
 

@@ -8,10 +8,12 @@ Each seed has its own sediments, network, background and orders. Models are sing
 
 - `truth`: 2,000 sediments whose elements vary independently (`free_sediments`) and two targets made of them: `linear` from Si, Ca and Fe, `interacting` from Ca x Fe and Ti. Three models: the network; `lines`, a lean rival; and `lines, no matrix`, the same
   with targets made of the expected intensities of lines instead of amounts: what the matrix absorbs is then no part of the question.
+- `price`: 20,000 such sediments in scans of a twentieth of the time, the same two targets; networks that pay for each group of lines that they read (`MAXRegressor(price=...)`), with the matrix and without, beside one that reads everything.
 - `causal`: CaCO3 of 24 simulated cores, 6 of them held out. Explained spectra are compared with what the simulator says would happen if one element had the background's amount (`intervened`).
 - `real`: the 708 real spectra in ../shared/real (left out where that is absent): CaCO3 and TOC.
 """
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from common import DATA, HERE
 from max_nb.energy import line_groups
 from max_nb.explain import (agreement, comb_index, deletion_curve, deletion_gain, drivers, explain, infidelity, one_target, peak_positions, player_of, player_sums,
                             saliency, shapley_values, shifted_profiles, smoothed, truth_test, with_random_labels, with_random_weights)
+from max_nb.mae import MAX, as_tensor, load_pretrained
 from max_nb.plots import directions
 from max_nb.physics import expected_spectrum, simulate_spectra
 from max_nb.regress import MAXRegressor
@@ -203,21 +206,68 @@ def truth(a, seed: int) -> list[dict]:
     for name, f in {"lines": amounts, "lines, no matrix": without_matrix(amounts)}.items():
         steady = Spectra(counts, pd.concat([f, made_targets(f)], axis=1))
         data[name] = steady[:2000], steady[2000:]
-    for target, causes in CAUSES.items():
+    for target in CAUSES:
         for name, (train, test) in data.items():
             model = network if name == "network" else Lines(target).fit(train.counts, train.info[target].to_numpy())
-            p = model.predict(test)
-            p = p[:, list(CAUSES).index(target)] if p.ndim == 2 else p
-            r2 = 1 - np.mean((p - test.info[target]) ** 2) / np.var(test.info[target])
-            for design, (s, background) in designs(train, test, causes, a.spectra).items():
-                e = explain(model, s, target, value="marginal", background=background, pairs=1, seed=seed, verbose=False)
-                players = [f"{c} K" for c in causes]
-                share, top = drivers(e).set_index("player").share, np.abs(np.asarray(e.values)).argmax(1)
-                true = formula_values(target, s.info, background.info.iloc[e.background_rows])
-                found = np.asarray(e.values)[:, [list(e.players).index(q) for q in players]]
-                out.append(dict(seed=seed, model=name, target=target, design=design, n=len(s), r2=r2, **truth_test(e, players), first_is_cause=np.isin(np.array(list(e.players))[top], players).mean(),
-                                argon=share["Ar K + Rh L"], above=share["above 10 keV"], scatter=share.filter(like="scatter").sum(), spearman=spearman(true, found)))
-                print(out[-1], flush=True)
+            out += verdicts(a, name, model, target, train, test, seed)
+    return out
+
+
+def verdicts(a, name: str, model, target: str, train: Spectra, test: Spectra, seed: int) -> list[dict]:
+    "The truth test of one model and target, in both designs."
+    causes, out = CAUSES[target], []
+    p = model.predict(test)
+    p = p[:, list(model.targets_).index(target)] if p.ndim == 2 else p
+    r2 = 1 - np.mean((p - test.info[target]) ** 2) / np.var(test.info[target])
+    for design, (s, background) in designs(train, test, causes, a.spectra).items():
+        e = explain(model, s, target, value="marginal", background=background, pairs=1, seed=seed, verbose=False)
+        players = [f"{c} K" for c in causes]
+        share, top = drivers(e).set_index("player").share, np.abs(np.asarray(e.values)).argmax(1)
+        true = formula_values(target, s.info, background.info.iloc[e.background_rows])
+        found = np.asarray(e.values)[:, [list(e.players).index(q) for q in players]]
+        out.append(dict(seed=seed, model=name, target=target, design=design, n=len(s), r2=r2, **truth_test(e, players), first_is_cause=np.isin(np.array(list(e.players))[top], players).mean(),
+                        argon=share["Ar K + Rh L"], above=share["above 10 keV"], scatter=share.filter(like="scatter").sum(), spearman=spearman(true, found)))
+        print(out[-1], flush=True)
+    return out
+
+
+# networks that pay for what they read
+
+DOSE, PRICE, MANY = 0.05, 0.1, 20_000  # of a scan's time; of a group of lines; sediments
+
+
+def short_scans(seed: int, matrix: bool) -> tuple[Spectra, Spectra]:
+    "Many sediments, scanned for a twentieth of the time at a steady intensity."
+    f = free_sediments(MANY + 300, seed=1000 + seed)
+    made = f if matrix else without_matrix(f)
+    s = Spectra(simulate_spectra(f, seed=seed, strength=DOSE), pd.concat([made, made_targets(made)], axis=1))
+    return s[:MANY], s[MANY:]
+
+
+def keeps_intensity(train: Spectra) -> MAX:
+    "The weights in the package behind a normalisation that leaves spectra their strength: no line has to make up for what the sum of all did to another."
+    shipped = load_pretrained("max-tiny-sim")
+    mae = MAX(replace(shipped.config, normalisation="sqrt-intensity"))
+    mae.encoder.load_state_dict(shipped.encoder.state_dict())
+    mae.learn_statistics(lambda: [as_tensor(train.counts[:4000], mae.config)])
+    return mae
+
+
+def price(a, seed: int) -> list[dict]:
+    "The truth test of networks that pay for each group of lines they read, and of one that does not."
+    out = []
+    for matrix, label in ((False, ", no matrix"), (True, "")):
+        train, test = short_scans(seed, matrix)
+        mae, settings = keeps_intensity(train), dict(members=1, seed=seed, mix=False, scale="linear", steps=2000, tune="full", early_stopping=False)
+        for target in CAUSES:
+            model = MAXRegressor(mae, targets=(target,), price=PRICE, **settings).fit(train)
+            print(label, target, "reads", model.members_[0].gates.read(), flush=True)
+            rows = verdicts(a, "network that pays" + label, model, target, train, test, seed)
+            out += [r | dict(reads="; ".join(model.members_[0].gates.read())) for r in rows]
+        if not matrix:
+            model = MAXRegressor(mae, targets=tuple(CAUSES), **settings).fit(train)
+            for target in CAUSES:
+                out += verdicts(a, "network, short scans, no matrix", model, target, train, test, seed)
     return out
 
 
@@ -289,7 +339,7 @@ class TwoAsOne:
         return (p / self.spread).sum(1)
 
 
-STAGES = {"truth": truth, "causal": causal, "real": real}
+STAGES = {"truth": truth, "price": price, "causal": causal, "real": real}
 
 
 def keep(a, name: str, seed: int, rows: list[dict]) -> None:
@@ -311,7 +361,7 @@ def report(a) -> None:
     number = rows.select_dtypes("number").columns
     rows[number] = rows[number].round(5)
     write_atomically(HERE / "explanation.csv", lambda p: rows.to_csv(p, index=False))
-    keys = {"truth": ["model", "target", "design"], "causal": ["value"], "refutation": ["target"], "real": ["target", "value", "player"]}
+    keys = {"truth": ["model", "target", "design"], "price": ["model", "target", "design"], "causal": ["value"], "refutation": ["target"], "real": ["target", "value", "player"]}
     for part, by in keys.items():
         some = rows[rows.part == part].dropna(axis=1, how="all")
         if len(some):
@@ -324,7 +374,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE / "out" / "explanation")
     parser.add_argument("--only", type=int, nargs="*", default=range(5))
-    parser.add_argument("--parts", nargs="*", default=list(FITS))
+    parser.add_argument("--parts", nargs="*", default=list(STAGES))
     parser.add_argument("--stage", choices=("all", "fit", "table"), default="all")
     parser.add_argument("--spectra", type=int, default=60, help="to be explained, of each seed")
     parser.add_argument("--values", nargs="*", default=["marginal", "conditional"])
@@ -334,7 +384,8 @@ def main():
     wanted = [p for p in a.parts if p != "real" or DATA.exists()]
     for seed in a.only:
         for name in wanted:
-            fitted(a, name, seed)
+            if name in FITS:
+                fitted(a, name, seed)
             if a.stage == "all" and not (a.out / f"{name}-{seed}.csv").exists():
                 keep(a, name, seed, STAGES[name](a, seed))
     if a.stage == "all":

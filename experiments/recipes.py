@@ -29,7 +29,7 @@ from max_nb.regress import MAXRegressor
 from max_nb.simulate import REGIONS, random_regions, simulate_archive
 from max_nb.spectra import Spectra, write_atomically
 
-RECIPES = ("default", "normalisation: sqrt-instance", "loss: units of counting noise", "hide: 30 %", "hide: 75 %", "hide: 90 %", "published")
+RECIPES = ("default", "normalisation: sqrt-instance", "loss: units of counting noise", "hide: 30 %", "hide: 75 %", "hide: 90 %", "first guess: 16 components", "published")
 HIDDEN = {0.3: "hide: 30 %", 0.5: "default", 0.75: "hide: 75 %", 0.9: "hide: 90 %"}  # share of patches: recipe
 LABELS = {"TOC": 64, "CaCO3": 32}
 

@@ -5,8 +5,8 @@
 # %% ../nbs/05_mae.ipynb #2862e58b
 from __future__ import annotations
 import hashlib, json, math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -23,12 +23,12 @@ from .spectra import as_counts, write_atomically
 __all__ = ['NORMALISATIONS', 'REFERENCE_TOTAL', 'PRESETS', 'PRESET_WINDOW_KEV', 'PRESET_NORMALISATION', 'XPT_NAMES',
            'XPT_DERIVED', 'SHIPPED', 'CARD', 'XPT_KEYS', 'patchify', 'random_mask', 'grouped_mask', 'bands',
            'check_mask', 'visible_index', 'sincos_positions', 'Attention', 'take', 'MLP', 'Block', 'MAXConfig',
-           'check_config', 'Normalisation', 'channel_statistics', 'Normaliser', 'Encoder', 'Decoder', 'MAEOutput',
-           'initialise', 'as_tensor', 'check_shape', 'MAX', 'masked_mse', 'whole', 'encode', 'reconstruct',
-           'preset_config', 'from_preset', 'save_pretrained', 'stored', 'load_strictly', 'find_file', 'read_config',
-           'config_from', 'shipped_names', 'find_pretrained', 'read_card', 'file_sums', 'check_sums',
-           'read_safetensors', 'from_pretrained', 'list_pretrained', 'listed', 'load_pretrained', 'xpt_encoder',
-           'xpt_decoder', 'read_xpt', 'check_positions', 'from_xpt']
+           'check_config', 'Normalisation', 'channel_statistics', 'Normaliser', 'at_reference', 'Superposition',
+           'Encoder', 'Decoder', 'MAEOutput', 'initialise', 'as_tensor', 'check_shape', 'MAX', 'masked_mse', 'whole',
+           'encode', 'reconstruct', 'with_components', 'preset_config', 'from_preset', 'save_pretrained', 'stored',
+           'load_strictly', 'find_file', 'read_config', 'config_from', 'shipped_names', 'find_pretrained', 'read_card',
+           'file_sums', 'check_sums', 'read_safetensors', 'from_pretrained', 'list_pretrained', 'listed',
+           'load_pretrained', 'xpt_encoder', 'xpt_decoder', 'read_xpt', 'check_positions', 'from_xpt']
 
 # %% ../nbs/05_mae.ipynb #27bbc229
 def patchify(
@@ -180,6 +180,7 @@ class MAXConfig:
     decoder_num_heads: int = 16
     mlp_ratio: float = 4.0
     layer_norm_eps: float = 1e-6
+    components: int = 0                  # of the `Superposition` that guesses before the network does; 0: none
 
     def __post_init__(self): check_config(self)
     @property
@@ -206,14 +207,16 @@ def check_config(c: MAXConfig) -> None:
     need(c.loss_on in ("hidden", "all"), "loss_on", "'hidden' or 'all'")
     need(0 < c.mask_ratio < 1, "mask_ratio", "a share between 0 and 1")
     need(c.n_patches >= 2, "max_kev", f"a window of at least two patches of {c.patch_size} channels")
+    need(0 <= c.components < c.n_window, "components", f"0 or more, fewer than the {c.n_window} channels of the window")
     for width, heads in (("embed_dim", "num_heads"), ("decoder_embed_dim", "decoder_num_heads")):
         need(getattr(c, width) % getattr(c, heads) == 0 and getattr(c, width) % 2 == 0, width, f"an even multiple of {heads} = {getattr(c, heads)}")
 
 # %% ../nbs/05_mae.ipynb #acd5498a
 class Normalisation(NamedTuple):
     "A reversible way from counts to what the network sees: `transform`, then standardise over `over`."
-    transform: str  # "none", "log" (ln(x + 1)) or "sqrt"
-    over: str       # "spectrum" (own mean and std), "channel" (mean and std of the training spectra) or "none"
+    transform: str      # "none", "log" (ln(x + 1)) or "sqrt"
+    over: str           # "spectrum" (own mean and std), "channel" (mean and std of the training spectra) or "none"
+    total: bool = False # whether spectra are brought to a common total first
 
 NORMALISATIONS = {
     "instance": Normalisation("none", "spectrum"),
@@ -221,8 +224,10 @@ NORMALISATIONS = {
     "channel": Normalisation("none", "channel"),
     "log-instance": Normalisation("log", "spectrum"),
     "sqrt-instance": Normalisation("sqrt", "spectrum"),
-    "log-channel": Normalisation("log", "channel"),
-    "sqrt-channel": Normalisation("sqrt", "channel"),
+    "total-channel": Normalisation("none", "channel", total=True),
+    "log-channel": Normalisation("log", "channel", total=True),
+    "sqrt-channel": Normalisation("sqrt", "channel", total=True),
+    "sqrt-intensity": Normalisation("sqrt", "channel"),
 }
 
 # %% ../nbs/05_mae.ipynb #92dd5507
@@ -244,7 +249,7 @@ class Normaliser(nn.Module):
     "Raw counts to what the network sees, and back."
     def __init__(self, kind: str, n_channels: int):
         super().__init__()
-        self.transform, self.over = NORMALISATIONS[kind]
+        self.transform, self.over, self.total = NORMALISATIONS[kind]
         self.register_buffer("mean", torch.zeros(n_channels))
         self.register_buffer("std", torch.ones(n_channels))
 
@@ -254,9 +259,9 @@ class Normaliser(nn.Module):
         mean, std = channel_statistics(self.stretch(part) for part in ([counts] if isinstance(counts, Tensor) else counts))
         self.mean.copy_(mean); self.std.copy_(std.clamp_min(float(0.05 * std.max()) or 1.0))
 
-    def stretch(self, counts: Tensor) -> Tensor:
-        if self.over == "channel": counts = counts * (REFERENCE_TOTAL / counts.sum(-1, keepdim=True).clamp_min(1))
-        return {"none": lambda x: x, "log": torch.log1p, "sqrt": torch.sqrt}[self.transform](counts)
+    def stretch(self, counts: Tensor) -> Tensor: return self.bent(at_reference(counts) if self.total else counts)
+
+    def bent(self, counts: Tensor) -> Tensor: return {"none": lambda x: x, "log": torch.log1p, "sqrt": torch.sqrt}[self.transform](counts)
 
     def statistics(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         "Mean and standard deviation that `forward` subtracts and divides by; (B, 1) or (C,)."
@@ -267,6 +272,11 @@ class Normaliser(nn.Module):
     def forward(self, counts: Tensor) -> Tensor:
         mean, std = self.statistics(counts)
         return (self.stretch(counts) - mean) / std
+
+    def expected(self, shares: Tensor, counts: Tensor) -> Tensor:
+        "Expected counts at the reference total, of the spectra `counts`, to what the network sees."
+        mean, std = self.statistics(counts)
+        return (self.bent(shares if self.total else shares * (counts.sum(-1, keepdim=True) / REFERENCE_TOTAL)) - mean) / std
 
     def beyond(self, window: Tensor, above: Tensor) -> Tensor:
         "Channels above the window in the window's units; zeros where units are kept by channel."
@@ -279,10 +289,50 @@ class Normaliser(nn.Module):
         mean, std = self.statistics(counts)
         y = x * std + mean
         y = {"none": lambda v: v, "log": torch.expm1, "sqrt": lambda v: v.clamp_min(0) ** 2}[self.transform](y).clamp_min(0)
-        return y * (counts.sum(-1, keepdim=True) / REFERENCE_TOTAL) if self.over == "channel" else y
+        return y * (counts.sum(-1, keepdim=True) / REFERENCE_TOTAL) if self.total else y
 
 # %% ../nbs/05_mae.ipynb #c6487e35
-REFERENCE_TOTAL = 1e6  # counts a spectrum is scaled to before per-channel statistics: about that of a 10 kV Avaatech scan
+REFERENCE_TOTAL = 1e6  # counts a spectrum is scaled to before per-channel statistics
+
+def at_reference(
+    counts: Tensor, # (..., C)
+) -> Tensor:        # (..., C)
+    "Spectra at the reference total; an empty one stays empty."
+    return counts * (REFERENCE_TOTAL / counts.sum(-1, keepdim=True).clamp_min(1))
+
+# %% ../nbs/05_mae.ipynb #cab50dbd
+class Superposition(nn.Module):
+    "What a normal distribution of few components expects in hidden patches, given the visible ones (Tipping & Bishop 1999). Works on counts at the reference total, where spectra add."
+    def __init__(self, n_channels: int, patch_size: int, components: int):
+        super().__init__()
+        self.patch_size, n = patch_size, n_channels
+        for name, start in dict(mean=torch.zeros(n), noise=torch.ones(n), parts=torch.zeros(n, components)).items(): self.register_buffer(name, start)
+
+    @torch.no_grad()
+    def learn(self, counts: Tensor | Iterable[Tensor], rounds: int = 3) -> None:
+        "Components of the training spectra (N, C), whole or in parts. ValueError where there are too few spectra."
+        n, k, total, square = 0, self.parts.shape[1], 0.0, 0.0
+        for part in [counts] if isinstance(counts, Tensor) else counts:
+            x = at_reference(part).double()
+            n, total, square = n + len(x), total + x.sum(0), square + x.T @ x
+        if n < k + 2: raise ValueError(f"{n} spectra are too few for {k} components; expected at least {k + 2}")
+        mean = total / n
+        spread, variance = square / n - mean[:, None] * mean, mean + 1
+        for _ in range(rounds):
+            size, shape = torch.linalg.eigh(spread / (variance[:, None] * variance).sqrt())
+            parts = shape[:, -k:] * (size[-k:].clamp_min(0) * variance[:, None]).sqrt()
+            left = (spread.diagonal() - parts.square().sum(1)).clamp_min(0) * n / (n - k - 1)
+            variance = torch.maximum(mean + 1, left)
+        for name, v in dict(mean=mean, noise=variance.sqrt(), parts=parts).items(): getattr(self, name).copy_(v)
+
+    def forward(self, counts: Tensor, visible: Tensor) -> Tensor:
+        "counts (B, C), visible (B, L) bool -> (B, C) expected counts at the reference total."
+        with torch.autocast(counts.device.type, enabled=False):
+            parts, by_noise = (patchify((self.parts / self.noise[:, None] ** power).T, self.patch_size) for power in (0, 2))  # (K, L, P) each
+            x, seen = patchify(at_reference(counts.float()) - self.mean, self.patch_size), visible.float()
+            fit = torch.einsum("bl,lij->bij", seen, torch.einsum("ilp,jlp->lij", parts, by_noise)) + torch.eye(len(parts), device=x.device)
+            amounts = torch.linalg.solve(fit, torch.einsum("bl,blp,klp->bk", seen, x, by_noise))
+            return (self.mean + amounts @ self.parts.T).clamp_min(0)
 
 # %% ../nbs/05_mae.ipynb #a281b4b8
 class Encoder(nn.Module):
@@ -359,6 +409,7 @@ def initialise(module: nn.Module) -> None:
         if isinstance(m, nn.Linear): nn.init.xavier_uniform_(m.weight); nn.init.zeros_(m.bias)
     for name, p in module.named_parameters():
         if name.endswith("_token"): nn.init.normal_(p, std=0.02)
+    if getattr(module, "superposition", None) is not None: nn.init.zeros_(module.decoder.pred.weight)
 
 # %% ../nbs/05_mae.ipynb #db123fca
 def as_tensor(counts, # Spectra, array or tensor (B, C)
@@ -382,7 +433,14 @@ class MAX(nn.Module):
         self.config = config
         self.normaliser = Normaliser(config.normalisation, config.n_window)
         self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.superposition = Superposition(config.n_window, config.patch_size, config.components) if config.components else None
         initialise(self)
+
+    def learn_statistics(self, counts: Callable[[], Iterable[Tensor]]) -> None:
+        "Channel statistics and components, where the configuration has any; `counts` gives the training spectra (N, C), in parts, each time it is called."
+        window = lambda: (part[:, : self.config.n_window] for part in counts())
+        self.normaliser.learn(window())
+        if self.superposition is not None: self.superposition.learn(window())
 
     @property
     def patch_edges_kev(self) -> np.ndarray:
@@ -404,14 +462,22 @@ class MAX(nn.Module):
         counts = as_tensor(counts, self.config, self.device)
         x = self.patches(counts)
         mask = self.draw_mask(len(x), mask_ratio, seed) if mask is None else check_mask(mask, len(x), self.config.n_patches).to(self.device)
-        if loss_only and self.config.loss_on == "hidden" and mask.any(): return MAEOutput(self.hidden_loss(x, mask), None, mask)
+        first = self.first_guess(counts, mask)
+        if loss_only and self.config.loss_on == "hidden" and mask.any(): return MAEOutput(self.hidden_loss(x, mask) if first is None else self.hidden_loss(x, mask, x - first), None, mask)
         guess = self.decoder(*self.encoder(x, ~mask))
+        if first is not None: guess = guess + first
         return MAEOutput(masked_mse(guess, x, mask, self.config.loss_on), self.whole(guess, counts), mask)
 
-    def hidden_loss(self, x: Tensor, mask: Tensor) -> Tensor:
-        "The loss of patches (B, L, P) under a mask (B, L), by guessing the hidden ones alone."
+    def hidden_loss(self, x: Tensor, mask: Tensor, truth: Tensor | None = None) -> Tensor:
+        "The loss of patches (B, L, P) under a mask (B, L), by guessing the hidden ones alone. `truth`: what the network ought to say, where that is not x."
         wanted, hidden = visible_index(mask)
-        return masked_mse(self.decoder.guesses(*self.encoder(x, ~mask), wanted), take(x, wanted), hidden)
+        return masked_mse(self.decoder.guesses(*self.encoder(x, ~mask), wanted), take(x if truth is None else truth, wanted), hidden)
+
+    def first_guess(self, counts: Tensor, mask: Tensor) -> Tensor | None:
+        "(B, L, P) what superposition expects under a mask (B, L), in normalised units; None for a model without it."
+        if self.superposition is None: return None
+        window = counts[:, : self.config.n_window]
+        return patchify(self.normaliser.expected(self.superposition(window, ~mask), window), self.config.patch_size)
 
     @property
     def device(self) -> torch.device: return self.encoder.cls_token.device
@@ -466,6 +532,21 @@ def reconstruct(self: MAX,
 
 MAX.reconstruct = reconstruct
 
+# %% ../nbs/05_mae.ipynb #6f0fb719
+@torch.no_grad()
+def with_components(self: MAX,
+    counts,                # (N, C) raw counts or Spectra to learn from
+    components: int = 16,
+) -> MAX:
+    "A copy that guesses by superposition, with a network that adds nothing yet. ValueError where there are too few spectra."
+    model = MAX(replace(self.config, components=components)).to(self.device)
+    for part in ("normaliser", "encoder", "decoder"): getattr(model, part).load_state_dict(getattr(self, part).state_dict())
+    for p in model.decoder.pred.parameters(): p.zero_()
+    model.superposition.learn(as_tensor(counts, self.config, self.device)[:, : self.config.n_window])
+    return model.eval()
+
+MAX.with_components = with_components
+
 # %% ../nbs/05_mae.ipynb #c5c0b008
 PRESETS = {
     "tiny": dict(embed_dim=96, depth=4, num_heads=4, decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4),
@@ -510,7 +591,7 @@ def save_pretrained(self: MAX,
 
 def stored(name: str, v: Tensor, half: bool) -> Tensor:
     "A tensor of the model as it goes to the file."
-    return (v.half() if half and not name.startswith("normaliser.") else v).contiguous()
+    return (v.half() if half and not name.startswith(("normaliser.", "superposition.")) else v).contiguous()
 
 MAX.save_pretrained = save_pretrained
 

@@ -473,7 +473,7 @@ def as_model(model_or_preset, spectra: Spectra, seed: int, config: dict | None =
     if not isinstance(spectra, Spectra): raise ValueError(f"spectra are {type(spectra).__name__}; expected Spectra, whose energy axis a preset needs")
     model = MAX.from_preset(model_or_preset, seed=seed, **on_axis(spectra.axis, config))
     size = STATISTICS_OF if spectra.on_disk else max(1, len(spectra))
-    model.normaliser.learn(as_tensor(spectra.counts[i : i + size], model.config)[:, : model.config.n_window] for i in range(0, len(spectra), size))
+    model.learn_statistics(lambda: (as_tensor(spectra.counts[i : i + size], model.config) for i in range(0, len(spectra), size)))
     return model
 
 STATISTICS_OF = 8192 # spectra on disk that are floats at a time
@@ -658,7 +658,7 @@ def published_config(
     transform: str = "instance",  # "instance", "channel" or "log"
     loss_on: str = "hidden",      # patches that the loss counts: "hidden" or "all"
 ) -> dict:                        # entries of MAXConfig
-    "How the published model reads spectra: the whole axis in patches of 16 channels. (Its \"channel\" did not bring spectra to the same total first; ours does.)"
+    "How the published model reads spectra: the whole axis in patches of 16 channels."
     if transform not in ("instance", "channel", "log"): raise ValueError(f"transform is {transform!r}; the published ones are 'instance', 'channel' and 'log'")
     return dict(max_kev=float(axis.edges[-1]), patch_size=16, normalisation=transform, loss_on=loss_on)
 

@@ -18,23 +18,24 @@ from torch.nn import functional as F
 from .mae import (MAX, as_tensor, check_mask, check_positions, load_strictly, patchify, random_mask, read_config, read_safetensors,
                         read_xpt, xpt_encoder)
 from .pretrain import mixing_weights, rate_at, recount, step_generator
-from .energy import EnergyAxis
+from .energy import EnergyAxis, line_groups
 from .spectra import Spectra, as_counts, as_targets, write_atomically
 
 # %% auto #0
-__all__ = ['STRETCH', 'MAJOR', 'TUNES', 'ALPHAS', 'COMPONENTS', 'FULL_FROM', 'ADAPT_STEPS', 'PROCESSES_FROM', 'WATCH_FROM',
-           'WATCH_SHARE', 'STRENGTHS', 'FITTED', 'least_skewed', 'ln_floor', 'TargetScale', 'pooled', 'Network',
-           'shifted_patches', 'shifted_visible', 'labelled_batch', 'masked_error', 'FineTuneSettings', 'layer_height',
-           'thaw', 'low_rank', 'need_peft', 'parameter_groups', 'all_features', 'of_rows', 'start_head', 'ridge_head',
-           'ridge_path', 'component_ridge', 'watched', 'Watch', 'fine_tune', 'plain_batch', 'weighted_batches',
-           'settle', 'member_folds', 'weighted_quantile', 'cv_plus', 'automatic_steps', 'automatic_tune',
-           'named_targets', 'as_weights', 'labelled_rows', 'groups_of', 'starting_model', 'on_an_axis', 'on_its_axis',
-           'axis_found', 'check_own_axis', 'check_axis', 'adapted', 'check_scans', 'check_options', 'MAXRegressor',
-           'chosen_tune', 'train_members', 'learned_by', 'processes_that_pay', 'frozen_members', 'with_head',
-           'member_settings', 'train_member', 'member_outputs', 'outputs_of', 'left_out_residuals', 'equal_weights',
-           'predict_interval', 'without_residuals', 'target_interval', 'embedding', 'left_one_out', 'kernels',
-           'best_kernel', 'honest_errors', 'fit_correction', 'corrected', 'calibrate', 'widened', 'with_errors', 'save',
-           'plain', 'description', 'load', 'start_of', 'restore_fitted', 'load_members', 'fixed_scale', 'from_xpt',
+__all__ = ['STRETCH', 'MAJOR', 'GATE_SPREAD', 'GATE_RATE', 'GATES_LEARN', 'TUNES', 'ALPHAS', 'COMPONENTS', 'FULL_FROM',
+           'ADAPT_STEPS', 'PROCESSES_FROM', 'WATCH_FROM', 'WATCH_SHARE', 'STRENGTHS', 'FITTED', 'least_skewed',
+           'ln_floor', 'TargetScale', 'pooled', 'Network', 'shifted_patches', 'shifted_visible', 'Gates',
+           'labelled_batch', 'masked_error', 'FineTuneSettings', 'layer_height', 'thaw', 'low_rank', 'need_peft',
+           'parameter_groups', 'all_features', 'of_rows', 'start_head', 'ridge_head', 'ridge_path', 'component_ridge',
+           'watched', 'Watch', 'fine_tune', 'turn', 'plain_batch', 'weighted_batches', 'settle', 'member_folds',
+           'weighted_quantile', 'cv_plus', 'automatic_steps', 'automatic_tune', 'named_targets', 'as_weights',
+           'labelled_rows', 'groups_of', 'starting_model', 'on_an_axis', 'on_its_axis', 'axis_found', 'check_own_axis',
+           'check_axis', 'adapted', 'check_scans', 'check_options', 'MAXRegressor', 'chosen_tune', 'train_members',
+           'learned_by', 'processes_that_pay', 'frozen_members', 'with_head', 'member_settings', 'train_member',
+           'member_outputs', 'outputs_of', 'left_out_residuals', 'equal_weights', 'predict_interval',
+           'without_residuals', 'target_interval', 'embedding', 'left_one_out', 'kernels', 'best_kernel',
+           'honest_errors', 'fit_correction', 'corrected', 'calibrate', 'widened', 'with_errors', 'save', 'plain',
+           'description', 'load', 'start_of', 'restore_fitted', 'load_members', 'fixed_scale', 'from_xpt',
            'xpt_network']
 
 # %% ../nbs/07_regress.ipynb #17be3877
@@ -99,6 +100,7 @@ class Network(nn.Module):
         n_targets: int,
         pooling: str = "mean", # "mean" or "cls"
         grids: int = 1,        # patch grids that are read, evenly shifted, and averaged
+        gated: bool = False,   # a gate before each group of lines, which may learn to close
     ):
         super().__init__()
         if pooling not in ("cls", "mean"): raise ValueError(f"pooling is {pooling!r}; expected 'cls' or 'mean'")
@@ -106,8 +108,12 @@ class Network(nn.Module):
         self.config, self.pooling, self.grids = mae.config, pooling, grids
         self.normaliser, self.encoder = copy.deepcopy(mae.normaliser), copy.deepcopy(mae.encoder)
         self.head = nn.Linear(mae.config.embed_dim, n_targets)
+        self.gates = Gates(mae.config) if gated else None
 
-    patches = MAX.patches
+    def patches(self, counts: Tensor) -> Tensor:
+        "(B, C) raw counts -> (B, L, P) normalised patches, through the gates where there are any."
+        x = self.normaliser(counts[:, : self.config.n_window])
+        return patchify(x if self.gates is None else self.gates(x), self.config.patch_size)
 
     def features(self, counts: Tensor, visible: Tensor | None = None, shift: int | None = None) -> Tensor:
         "(B, D): the pooled token of the patches that are visible; the mean over all grids, or that of the grid which begins `shift` channels on."
@@ -138,6 +144,42 @@ def shifted_visible(
     "Which patches of a shifted grid overlap visible ones only."
     there = F.pad(visible, (1, 1), value=True)
     return there[:, :-1] & there[:, 1:]
+
+# %% ../nbs/07_regress.ipynb #19964e94
+GATE_SPREAD = 0.5         # standard deviation of a gate in training
+GATE_RATE = 0.02          # learning rate of the gates
+GATES_LEARN = (0.1, 0.6)  # shares of the training between which gates learn
+
+class Gates(nn.Module):
+    "A gate for each group of lines (`line_groups`): a number that multiplies its normalised channels, drawn while it learns, 0 or 1 in the end."
+    def __init__(self, config):
+        super().__init__()
+        groups = {name: channels[channels < config.n_window] for name, channels in line_groups(config.axis).items()}
+        self.names, self.learning = [name for name, channels in groups.items() if len(channels)], False
+        member = np.zeros(config.n_window, int)
+        for i, name in enumerate(self.names): member[groups[name]] = i
+        self.register_buffer("member", torch.from_numpy(member), persistent=False)
+        self.middle = nn.Parameter(torch.full((len(self.names),), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        "(B, C) normalised channels, times their gates."
+        z = self.middle + 0.5 + (GATE_SPREAD * torch.randn(len(x), len(self.names), device=x.device) if self.learning else torch.zeros(1, 1, device=x.device))
+        return x * z.clamp(0, 1)[:, self.member]
+
+    def n_open(self) -> Tensor:
+        "How many gates one expects to be open."
+        return torch.special.ndtr((self.middle + 0.5) / GATE_SPREAD).sum()
+
+    def read(self) -> list[str]:
+        "The groups whose gates are open."
+        return [name for name, z in zip(self.names, self.middle) if z > 0]
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        "Open or closed, from now on; the likeliest stays open if all would close."
+        is_open = self.middle > min(0.0, float(self.middle.max()) - 1e-6)
+        self.middle.copy_(torch.where(is_open, 0.5, -0.5))
+        self.learning = False
 
 # %% ../nbs/07_regress.ipynb #f33f5cc8
 def labelled_batch(
@@ -186,6 +228,7 @@ class FineTuneSettings:
     tune: str = "full"          # one of TUNES
     blocks: int = 2             # that learn where tune is "partial": the last ones
     rank: int = 8               # of the additions where tune is "lora"
+    price: float = 0.0          # of a group of lines that is read; see `Gates`
     watch: float = 0.0          # share of the samples that is not learned from but watched, to stop in time; 0: none
     patience: int = 5           # looks without improvement before it stops, of 15 in all
 
@@ -226,7 +269,8 @@ def parameter_groups(network: Network, s: FineTuneSettings) -> list[dict]:
     "Parameters that learn, by learning rate, which falls from the head down to the patch embedding, and by weight decay."
     groups = {}
     for name, p in network.named_parameters():
-        if not p.requires_grad: continue
+        if name.startswith("gates."): groups["gates"] = dict(params=[p], peak=GATE_RATE, weight_decay=0.0)
+        if not p.requires_grad or name.startswith("gates."): continue
         peak = s.learning_rate * (10 if "lora_" in name else s.layer_decay ** layer_height(name, network.config.depth))
         decay = s.weight_decay if p.ndim == 2 else 0.0
         groups.setdefault((peak, decay), dict(params=[], peak=peak, weight_decay=decay))["params"].append(p)
@@ -308,7 +352,7 @@ def watched(
 class Watch:
     "The state in which a network was best on samples that it does not learn from."
     def __init__(self, network: Network, counts: Tensor, Z: Tensor, weights: Tensor | None, s: FineTuneSettings):
-        self.network, self.data, self.every, self.patience = network, (counts, Z, weights), max(1, s.steps // 15), s.patience
+        self.network, self.data, self.every, self.patience, self.half = network, (counts, Z, weights), max(1, s.steps // 15), s.patience, s.steps // 2
         self.best, self.errors = None, []
 
     @torch.no_grad()
@@ -323,7 +367,7 @@ class Watch:
         "Look, where it is time to; True if there has been no improvement for too long."
         if not len(self.data[0]) or step % self.every: return False
         self.look()
-        return len(self.errors) - 1 - int(np.argmin(self.errors)) >= self.patience
+        return step > self.half and len(self.errors) - 1 - int(np.argmin(self.errors)) >= self.patience
 
     @torch.no_grad()
     def go_back(self) -> None:
@@ -352,6 +396,7 @@ def fine_tune(
     if s.tune == "frozen": return network
     watch = Watch(thaw(network.train(), s), *part(aside), s)
     optimizer = torch.optim.AdamW(parameter_groups(network, s), lr=s.learning_rate, fused=True)
+    gates = network.gates
     batches = weighted_batches(counts[~aside], Y[~aside], of_rows(weights, ~aside), s)
     for step in range(s.steps):
         if watch.enough(step): break
@@ -360,11 +405,21 @@ def fine_tune(
         x, y, w = batches(generator)
         visible = ~random_mask(len(x), network.config.n_patches, s.drop, generator) if s.drop else None
         shift = int(torch.randint(network.config.patch_size, (), generator=generator)) if network.grids > 1 else 0
-        masked_error(network(x, visible, shift), to_scale(y), w).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), s.clip)
+        if gates is not None: turn(gates, step, s)
+        loss = masked_error(network(x, visible, shift), to_scale(y), w)
+        (loss if gates is None or not gates.learning else loss + s.price * gates.n_open()).backward()
+        torch.nn.utils.clip_grad_norm_([p for name, p in network.named_parameters() if not name.startswith("gates.")], s.clip)
         optimizer.step(); optimizer.zero_grad()
     watch.go_back()
     return settle(network)
+
+# %% ../nbs/07_regress.ipynb #b536a7df
+def turn(gates: Gates, step: int, s: FineTuneSettings) -> None:
+    "Let the gates learn from this step on, or settle them, where it is time to."
+    first, last = (round(share * s.steps) for share in GATES_LEARN)
+    if step == last: gates.settle()
+    gates.learning = first <= step < last
+    gates.middle.requires_grad_(gates.learning)
 
 # %% ../nbs/07_regress.ipynb #30417025
 def plain_batch(counts: Tensor, Y: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -558,6 +613,9 @@ def check_options(est) -> None:
     need(est.early_stopping is None or isinstance(est.early_stopping, (bool, np.bool_)), "early_stopping", "True, False, or None: by number of labels")
     need(np.isreal(est.learning_rate) and 0 < est.learning_rate < math.inf, "learning_rate", "a number above 0")
     need(0 < est.layer_decay <= 1, "layer_decay", "a number above 0 and up to 1")
+    need(0 <= est.price < 1, "price", "a share of the variance from 0 to below 1")
+    need(not est.price or est.tune in ("auto", "full"), "tune", "'full' (or 'auto') where reading has a price, since the gates stand before the whole encoder")
+    need(not (est.price and est.early_stopping), "early_stopping", "False or None where reading has a price, since gates need the whole training")
     need(0 <= est.drop < 1, "drop", "a share from 0 to below 1")
     if est.tune == "lora": need_peft()
 
@@ -586,11 +644,12 @@ class MAXRegressor(RegressorMixin, BaseEstimator):
         adapt: bool = False,          # go on pre-training on the scans (X, and `unlabelled` of fit) before fine-tuning
         early_stopping: bool | None = None, # watch a part of the training samples, to stop in time (None: by number of labels)
         grids: int = 1,               # patch grids that are read, evenly shifted, and averaged; 4: no comb in explanations (chapter 10), at four times the time of a prediction
+        price: float = 0.0,           # of reading a group of lines, as a share of the target's variance: what does not explain more is not read; 0: everything is. .07 leaves a handful of groups
     ):
         self.pretrained, self.targets, self.seed, self.preset, self.members, self.steps = pretrained, targets, seed, preset, members, steps
         self.batch_size, self.learning_rate, self.layer_decay, self.drop, self.mix = batch_size, learning_rate, layer_decay, drop, mix
         self.pooling, self.scale, self.n_jobs, self.progress = pooling, scale, n_jobs, progress
-        self.tune, self.blocks, self.rank, self.adapt, self.early_stopping, self.grids = tune, blocks, rank, adapt, early_stopping, grids
+        self.tune, self.blocks, self.rank, self.adapt, self.early_stopping, self.grids, self.price = tune, blocks, rank, adapt, early_stopping, grids, price
 
     def fit(self, X, y=None, groups=None, sample_weight=None, unlabelled=None):
         "X: Spectra or raw counts (B, C). y: wt%, NaN = not measured (None: from X.info). groups (B,): the core of each spectrum (None: X.info.core if there). sample_weight (B,): of the samples (None: all alike). unlabelled: Spectra or counts, further scans for `adapt`. Rows without any measured target, or of weight 0, do not take part, but `adapt` sees their spectra."
@@ -628,6 +687,7 @@ def chosen_tune(est: MAXRegressor, n_labels: int) -> str:
     depth = est.mae_.config.depth
     if est.tune == "partial" and est.blocks > depth: raise ValueError(f"blocks is {est.blocks}; expected at most {depth}, as many as the encoder has")
     if est.tune != "auto": return est.tune
+    if est.price: return "full"
     return "full" if est.pretrained is None and not est.adapt else automatic_tune(n_labels)
 
 # %% ../nbs/07_regress.ipynb #c38c5665
@@ -677,17 +737,17 @@ WATCH_SHARE = 0.15
 
 def member_settings(est: MAXRegressor, n_labels: int) -> FineTuneSettings:
     "Settings of fine-tuning, with what is left to the number of labels filled in."
-    watch = n_labels >= WATCH_FROM if est.early_stopping is None else est.early_stopping
+    watch = n_labels >= WATCH_FROM and not est.price if est.early_stopping is None else est.early_stopping
     steps = est.steps or automatic_steps(n_labels, from_scratch=est.pretrained is None and not est.adapt)
     return FineTuneSettings(steps, est.batch_size, est.learning_rate, est.layer_decay, drop=est.drop, mix=est.mix,
-                            tune=est.tune_, blocks=est.blocks, rank=est.rank, watch=WATCH_SHARE if watch else 0.0)
+                            tune=est.tune_, blocks=est.blocks, rank=est.rank, price=est.price, watch=WATCH_SHARE if watch else 0.0)
 
 # %% ../nbs/07_regress.ipynb #3a74a557
 def train_member(est: MAXRegressor, x: Tensor, Y: Tensor, i: int, rows: np.ndarray, s: FineTuneSettings) -> Network:
     "Network number `i`, on the samples of `rows`."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(est.seed * 1000 + i)
-        network = Network(est.mae_, Y.shape[1], est.pooling, est.grids)
+        network = Network(est.mae_, Y.shape[1], est.pooling, est.grids, bool(est.price))
         weights = None if (est.weights_ == 1).all() else torch.as_tensor(est.weights_[rows])
         return fine_tune(network, x[rows], Y[rows], est.scale_, s, est.seed * 1000 + i, weights, of_rows(est.groups_, rows))
 
@@ -922,7 +982,7 @@ def load_members(est: MAXRegressor, n: int, path: Path) -> list:
     for i in range(n):
         own = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}.")}
         alone = i == 0 or est.tune_ != "frozen"
-        members.append(Network(est.mae_, len(est.targets_), est.pooling, est.grids).eval() if alone else with_head(members[0]))
+        members.append(Network(est.mae_, len(est.targets_), est.pooling, est.grids, bool(est.price)).eval() if alone else with_head(members[0]))
         load_strictly(members[-1] if alone else members[-1].head, own if alone else {k.removeprefix("head."): v for k, v in own.items()}, f"{path}, member {i}")
     return members
 

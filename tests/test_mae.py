@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file
 
-from max_nb.mae import (MAX, MAXConfig, NORMALISATIONS, Normaliser, bands, check_mask, config_from, grouped_mask, load_strictly, patchify, preset_config, random_mask,
+from max_nb.mae import (MAX, MAXConfig, NORMALISATIONS, Normaliser, Superposition, bands, check_mask, config_from, grouped_mask, load_strictly, patchify, preset_config, random_mask,
                         sincos_positions, visible_index, xpt_decoder, xpt_encoder)
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
@@ -391,3 +391,61 @@ def test_a_group_is_hidden_whole_before_the_next_one_begins():
     groups = torch.zeros(2, 8, dtype=torch.bool); groups[0, :4], groups[1, 4:] = True, True
     mask = grouped_mask(50, groups, 0.5, torch.Generator().manual_seed(0))
     assert set(map(tuple, mask.int().tolist())) == {(1,) * 4 + (0,) * 4, (0,) * 4 + (1,) * 4}
+
+
+def mixtures(n, seed=0, ends=3):
+    "Spectra of 128 channels that are mixtures of a few, with counting noise."
+    rng = np.random.default_rng(seed)
+    pure = np.random.default_rng(9).gamma(0.5, size=(ends, 128)) + 0.02
+    return rng.poisson(rng.dirichlet(np.ones(ends), n) @ (1e6 * pure / pure.sum(1, keepdims=True))).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", sorted(NORMALISATIONS))
+def test_superposition_guesses_mixtures_to_within_their_noise_in_any_units(kind):
+    model = MAX(MAXConfig(**SMALL, normalisation=kind, components=2)).eval()
+    model.learn_statistics(lambda: [torch.as_tensor(mixtures(200))])
+    new = torch.as_tensor(mixtures(20, seed=1))
+    mask = random_mask(20, 16, 0.5, torch.Generator().manual_seed(0))
+    hidden = mask.repeat_interleave(8, 1)
+    off = ((model.reconstruct(new, mask) - new) / new.clamp_min(1).sqrt())[hidden]
+    assert 0.8 < off.std() < 1.4
+
+
+def test_superposition_learns_the_same_in_parts_and_at_any_strength():
+    x = torch.as_tensor(mixtures(90))
+    whole, parts, weak = (Superposition(128, 8, 2) for _ in range(3))
+    whole.learn(x); parts.learn(x.split(25)); weak.learn(x * 0.5)
+    visible = ~random_mask(5, 16, 0.5, torch.Generator().manual_seed(3))
+    assert torch.allclose(parts(x[:5], visible), whole(x[:5], visible), rtol=1e-3, atol=0.5)
+    assert torch.allclose(weak(0.1 * x[:5], visible), whole(x[:5], visible), rtol=1e-3, atol=0.5)
+    nothing = whole(x[:5], torch.zeros(5, 16, dtype=torch.bool))
+    assert torch.allclose(nothing, whole.mean.expand(5, -1), rtol=1e-4, atol=0.5)
+
+
+def test_a_superposition_given_afterwards_leaves_the_tokens_and_survives_saving(tmp_path):
+    model = MAX(MAXConfig(**SMALL, normalisation="sqrt-channel")).eval()
+    x = torch.as_tensor(mixtures(40))
+    model.learn_statistics(lambda: [x])
+    added = model.with_components(x, 2)
+    assert model.superposition is None and torch.equal(added.encode(x), model.encode(x))
+    again = MAX.from_pretrained(added.save_pretrained(tmp_path, half=True))
+    mask = random_mask(40, 16, 0.5, torch.Generator().manual_seed(0))
+    assert again.config.components == 2 and torch.equal(again.superposition.parts, added.superposition.parts)
+    assert torch.allclose(again.reconstruct(x, mask), added.reconstruct(x, mask), rtol=1e-2, atol=2)
+    short = added(x, mask, loss_only=True).loss
+    assert torch.isclose(short, added(x, mask).loss, rtol=1e-4)
+
+
+@pytest.mark.parametrize("components, n, message", [(-1, 40, "components is -1; expected 0 or more, fewer than the 128"), (128, 40, "components is 128; expected 0 or more"), (16, 17, "17 spectra are too few for 16 components; expected at least 18")])
+def test_components_that_cannot_be_had(components, n, message):
+    with pytest.raises(ValueError, match=message):
+        MAX(MAXConfig(**SMALL)).with_components(mixtures(n), components)
+
+
+def test_channel_as_published_leaves_a_spectrum_its_strength():
+    x = torch.as_tensor(mixtures(30))
+    published, ours = Normaliser("channel", 128), Normaliser("total-channel", 128)
+    for n in (published, ours):
+        n.learn(x)
+    assert torch.allclose(published(x), (x - x.mean(0)) / published.std, atol=1e-4)
+    assert torch.allclose(ours(2 * x), ours(x), atol=1e-4) and not torch.allclose(published(2 * x), published(x), atol=0.1)

@@ -1,4 +1,5 @@
 "MAXRegressor: scikit-learn's rules, scales, intervals, saving, and what it refuses."
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
-from max_nb.energy import EnergyAxis
+from max_nb.energy import EnergyAxis, line_groups
 from max_nb.mae import MAX, MAXConfig
-from max_nb.regress import (ALPHAS, COMPONENTS, MAXRegressor, Network, TargetScale, component_ridge, cv_plus, equal_weights, labelled_batch, least_skewed, member_folds, ridge_head, ridge_path, weighted_quantile)
+from max_nb.regress import (ALPHAS, COMPONENTS, FineTuneSettings, MAXRegressor, Network, Watch, TargetScale, component_ridge, cv_plus, equal_weights, labelled_batch, least_skewed, member_folds, ridge_head, ridge_path, weighted_quantile)
 from max_nb.spectra import Spectra
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
@@ -332,3 +333,51 @@ def test_a_major_constituent_is_not_learned_on_its_logarithm():
     y = np.exp(np.random.default_rng(0).normal(0, 1, 300))
     assert least_skewed(y) == "ln" and least_skewed(20 * y) == "sqrt"
     assert TargetScale().fit(np.c_[y, 20 * y]).kinds_ == ["ln", "sqrt"]
+
+
+def two_groups(n=300, seed=0):
+    "CaCO3 stands in the channels of Mg; a second amount, of which it knows nothing, in those below."
+    rng = np.random.default_rng(seed)
+    groups = line_groups(AXIS)
+    amount, other = rng.uniform(0.2, 1, (2, n))
+    expected = np.full((n, 64), 300.0)
+    own, foreign = groups["Mg K"], groups["continuum 0.7-1.1 keV"]
+    expected[:, own] += 3000 * amount[:, None]
+    expected[:, foreign] += 3000 * other[:, None]
+    info = pd.DataFrame({"core": np.repeat(list("abcde"), n // 5), "CaCO3": 50 * amount})
+    return Spectra(rng.poisson(expected), info, AXIS)
+
+
+def test_a_network_that_pays_reads_the_group_that_says_it_and_is_blind_to_the_rest(tmp_path):
+    s = two_groups()
+    m = MAX(replace(SMALL, normalisation="sqrt-intensity"))
+    m.learn_statistics(lambda: [torch.as_tensor(s.counts, dtype=torch.float32)])
+    model = MAXRegressor(m.eval(), targets="CaCO3", members=1, steps=500, price=0.1, scale="linear", learning_rate=3e-3, mix=False).fit(s)
+    gates = model.members_[0].gates
+    assert gates.read() == ["Mg K"] and set(gates.middle.tolist()) == {-0.5, 0.5} and model.tune_ == "full"
+    new = two_groups(seed=1)
+    p = model.predict(new)
+    assert np.sqrt(np.mean((p - new.info.CaCO3) ** 2)) < 0.3 * new.info.CaCO3.std()
+    blind = new.counts.copy()
+    blind[:, np.setdiff1d(np.arange(64), line_groups(AXIS)["Mg K"])] *= 3
+    assert np.allclose(model.predict(blind), p, atol=1e-3)
+    again = MAXRegressor.load(model.save(tmp_path))
+    assert np.array_equal(again.predict(new), p) and again.members_[0].gates.read() == ["Mg K"]
+
+
+def test_something_is_read_even_at_the_highest_price(mae):
+    model = regressor(mae, targets="CaCO3", members=1, steps=120, price=0.99).fit(spectra())
+    assert len(model.members_[0].gates.read()) >= 1 and np.isfinite(model.predict(spectra())).all()
+
+
+@pytest.mark.parametrize("changes, message", [(dict(price=-0.1), "price is -0.1; expected a share"), (dict(price=1), "price is 1; expected a share"), (dict(price=0.1, tune="frozen"), "tune is 'frozen'; expected 'full'"), (dict(price=0.1, early_stopping=True), "early_stopping is True; expected False or None")])
+def test_prices_that_cannot_be(mae, changes, message):
+    with pytest.raises(ValueError, match=message):
+        regressor(mae, **changes).fit(spectra())
+
+
+def test_nobody_stops_at_the_height_of_the_learning_rate(mae):
+    watch = Watch(Network(mae, 1), *(torch.zeros(2, n) for n in (64, 1)), None, FineTuneSettings(steps=30, patience=2))
+    watch.errors = [0.1, 0.5, 0.6, 0.7]
+    watch.look = lambda: None
+    assert not watch.enough(14) and watch.enough(16)
