@@ -9,6 +9,7 @@ Each seed has its own sediments, network, background and orders. Models are sing
 - `truth`: 2,000 sediments whose elements vary independently (`free_sediments`) and two targets made of them: `linear` from Si, Ca and Fe, `interacting` from Ca x Fe and Ti. Three models: the network; `lines`, a lean rival; and `lines, no matrix`, the same
   with targets made of the expected intensities of lines instead of amounts: what the matrix absorbs is then no part of the question.
 - `price`: 20,000 such sediments in scans of a twentieth of the time, the same two targets; networks that pay for each group of lines that they read (`MAXRegressor(price=...)`), with the matrix and without, beside one that reads everything.
+- `echoes`: how well everything but the causes' own lines knows these targets.
 - `causal`: CaCO3 of 24 simulated cores, 6 of them held out. Explained spectra are compared with what the simulator says would happen if one element had the background's amount (`intervened`).
 - `real`: the 708 real spectra in ../shared/real (left out where that is absent): CaCO3 and TOC.
 """
@@ -18,10 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import Lasso, LassoCV, RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from common import DATA, HERE
 from max_nb.energy import line_groups
-from max_nb.explain import (agreement, comb_index, deletion_curve, deletion_gain, drivers, explain, infidelity, one_target, peak_positions, player_of, player_sums,
+from max_nb.explain import (agreement, comb_index, deletion_curve, deletion_gain, drivers, explain, infidelity, line_players, one_target, peak_positions, player_of, player_sums,
                             saliency, shapley_values, shifted_profiles, smoothed, truth_test, with_random_labels, with_random_weights)
 from max_nb.mae import MAX, as_tensor, load_pretrained
 from max_nb.plots import directions
@@ -157,9 +161,6 @@ class Lines:
         return line_areas(counts, self.ELEMENTS, self.mean)
 
     def fit(self, counts, y):
-        from sklearn.linear_model import Lasso, LassoCV
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import PolynomialFeatures, StandardScaler
         self.mean = np.asarray(counts, float).mean(0)
         self.features = make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False), StandardScaler()).fit(self.areas(counts))
         z = self.features.transform(self.areas(counts))
@@ -271,6 +272,22 @@ def price(a, seed: int) -> list[dict]:
     return out
 
 
+def echoes(a, seed: int) -> list[dict]:
+    "How well do all players but the causes' own (their lines and escape peaks) know the target? Ridge regression on sums of counts and their products, full and short scans, no matrix."
+    f, out, players = free_sediments(6000, seed=1000 + seed), [], line_players()
+    made = made_targets(without_matrix(f))
+    for dose in (1.0, DOSE):
+        x = simulate_spectra(f, seed=seed, strength=dose)
+        sums = pd.DataFrame({name: np.sqrt(x[:, channels].sum(1)) for name, channels in players.items()})
+        for target, causes in CAUSES.items():
+            own = [n for n in sums if any(f"{c} K" in n or f"{c} escape" in n for c in causes)]
+            model = make_pipeline(StandardScaler(), PolynomialFeatures(2), StandardScaler(), RidgeCV(np.logspace(-3, 5, 17)))
+            score = {name: model.fit(sums.loc[:4999, columns], made[target][:5000]).score(sums.loc[5000:, columns], made[target][5000:]) for name, columns in (("own", own), ("others", [n for n in sums if n not in own]))}
+            out.append(dict(seed=seed, target=target, dose=dose, **score))
+            print(out[-1], flush=True)
+    return out
+
+
 # the real spectra, and the tests that could refute
 
 def real(a, seed: int) -> list[dict]:
@@ -339,7 +356,7 @@ class TwoAsOne:
         return (p / self.spread).sum(1)
 
 
-STAGES = {"truth": truth, "price": price, "causal": causal, "real": real}
+STAGES = {"truth": truth, "price": price, "echoes": echoes, "causal": causal, "real": real}
 
 
 def keep(a, name: str, seed: int, rows: list[dict]) -> None:
@@ -361,7 +378,7 @@ def report(a) -> None:
     number = rows.select_dtypes("number").columns
     rows[number] = rows[number].round(5)
     write_atomically(HERE / "explanation.csv", lambda p: rows.to_csv(p, index=False))
-    keys = {"truth": ["model", "target", "design"], "price": ["model", "target", "design"], "causal": ["value"], "refutation": ["target"], "real": ["target", "value", "player"]}
+    keys = {"truth": ["model", "target", "design"], "price": ["model", "target", "design"], "echoes": ["target", "dose"], "causal": ["value"], "refutation": ["target"], "real": ["target", "value", "player"]}
     for part, by in keys.items():
         some = rows[rows.part == part].dropna(axis=1, how="all")
         if len(some):

@@ -480,6 +480,7 @@ def autoencoder(
 def check_decoder(mae, name: str):
     "The same autoencoder; ValueError where its decoder is missing or has never learned anything (all biases are the zeros it began with)."
     if isinstance(mae, LinearImputer) or not hasattr(mae, "parameters"): return mae
+    if getattr(mae, "superposition", None) is not None and mae.superposition.parts.any(): return mae
     decoder = getattr(mae, "decoder", None)
     if decoder is not None and any(p.detach().abs().max() > 0 for n, p in decoder.named_parameters() if n.endswith("pred.bias")): return mae
     raise ValueError(f"value='conditional' needs a decoder that can fill in: {name} has {'none' if decoder is None else 'one that was never trained'}, as after from_xpt(regressor) or pretrained=None. Give a pre-trained MAX as imputer=, or use value='marginal' or 'drop'")

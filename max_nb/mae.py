@@ -4,7 +4,7 @@
 
 # %% ../nbs/05_mae.ipynb #2862e58b
 from __future__ import annotations
-import hashlib, json, math
+import copy, hashlib, json, math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
@@ -257,7 +257,7 @@ class Normaliser(nn.Module):
         "Take the channel statistics of the training spectra, whole or in parts; nothing where units are not kept by channel."
         if self.over != "channel": return
         mean, std = channel_statistics(self.stretch(part) for part in ([counts] if isinstance(counts, Tensor) else counts))
-        self.mean.copy_(mean); self.std.copy_(std.clamp_min(float(0.05 * std.max()) or 1.0))
+        self.mean.copy_(mean); self.std.copy_(std.clamp_min(float(0.05 * std.max()) or 1.0) if self.total or self.transform != "none" else torch.where(std > 0, std, 1.0))
 
     def stretch(self, counts: Tensor) -> Tensor: return self.bent(at_reference(counts) if self.total else counts)
 
@@ -273,10 +273,10 @@ class Normaliser(nn.Module):
         mean, std = self.statistics(counts)
         return (self.stretch(counts) - mean) / std
 
-    def expected(self, shares: Tensor, counts: Tensor) -> Tensor:
-        "Expected counts at the reference total, of the spectra `counts`, to what the network sees."
+    def expected(self, guess: Tensor, counts: Tensor) -> Tensor:
+        "Expected counts of the spectra `counts` to what the network would see in their place: `inverse` undoes it."
         mean, std = self.statistics(counts)
-        return (self.bent(shares if self.total else shares * (counts.sum(-1, keepdim=True) / REFERENCE_TOTAL)) - mean) / std
+        return (self.bent(guess * (REFERENCE_TOTAL / counts.sum(-1, keepdim=True).clamp_min(1)) if self.total else guess) - mean) / std
 
     def beyond(self, window: Tensor, above: Tensor) -> Tensor:
         "Channels above the window in the window's units; zeros where units are kept by channel."
@@ -302,7 +302,7 @@ def at_reference(
 
 # %% ../nbs/05_mae.ipynb #cab50dbd
 class Superposition(nn.Module):
-    "What a normal distribution of few components expects in hidden patches, given the visible ones (Tipping & Bishop 1999). Works on counts at the reference total, where spectra add."
+    "What a normal distribution of few components expects in hidden patches, given the visible ones (Tipping & Bishop 1999); of counts, since these add."
     def __init__(self, n_channels: int, patch_size: int, components: int):
         super().__init__()
         self.patch_size, n = patch_size, n_channels
@@ -313,7 +313,7 @@ class Superposition(nn.Module):
         "Components of the training spectra (N, C), whole or in parts. ValueError where there are too few spectra."
         n, k, total, square = 0, self.parts.shape[1], 0.0, 0.0
         for part in [counts] if isinstance(counts, Tensor) else counts:
-            x = at_reference(part).double()
+            x = at_reference(part.cpu()).double()
             n, total, square = n + len(x), total + x.sum(0), square + x.T @ x
         if n < k + 2: raise ValueError(f"{n} spectra are too few for {k} components; expected at least {k + 2}")
         mean = total / n
@@ -326,13 +326,19 @@ class Superposition(nn.Module):
         for name, v in dict(mean=mean, noise=variance.sqrt(), parts=parts).items(): getattr(self, name).copy_(v)
 
     def forward(self, counts: Tensor, visible: Tensor) -> Tensor:
-        "counts (B, C), visible (B, L) bool -> (B, C) expected counts at the reference total."
+        "counts (B, C), visible (B, L) bool -> (B, C) expected counts. How strong a spectrum is, too, is told from its visible patches."
         with torch.autocast(counts.device.type, enabled=False):
-            parts, by_noise = (patchify((self.parts / self.noise[:, None] ** power).T, self.patch_size) for power in (0, 2))  # (K, L, P) each
-            x, seen = patchify(at_reference(counts.float()) - self.mean, self.patch_size), visible.float()
-            fit = torch.einsum("bl,lij->bij", seen, torch.einsum("ilp,jlp->lij", parts, by_noise)) + torch.eye(len(parts), device=x.device)
-            amounts = torch.linalg.solve(fit, torch.einsum("bl,blp,klp->bk", seen, x, by_noise))
-            return (self.mean + amounts @ self.parts.T).clamp_min(0)
+            strength, x = self.strength(counts.float(), visible), patchify(counts.float(), self.patch_size)
+            basis = torch.cat([self.parts, self.mean[:, None]], 1)
+            parts, by_noise = (patchify((basis / self.noise[:, None] ** power).T, self.patch_size) for power in (0, 2))  # (K + 1, L, P) each
+            fit = torch.einsum("bl,lij->bij", visible.float(), torch.einsum("ilp,jlp->lij", parts, by_noise)) + torch.eye(len(parts), device=x.device)
+            amounts = torch.linalg.solve(fit, torch.einsum("bl,blp,klp->bk", visible.float(), x / strength[..., None] - patchify(self.mean[None], self.patch_size), by_noise))
+            return strength * (self.mean + amounts @ basis.T).clamp_min(0)
+
+    def strength(self, counts: Tensor, visible: Tensor) -> Tensor:
+        "(B, 1): counts by those of the mean spectrum, in the visible patches; in all where none is visible."
+        seen = torch.where(visible.any(1, keepdim=True), visible, True).repeat_interleave(self.patch_size, 1)
+        return (counts * seen).sum(1, keepdim=True).clamp_min(1) / (self.mean * seen).sum(1, keepdim=True).clamp_min(1)
 
 # %% ../nbs/05_mae.ipynb #a281b4b8
 class Encoder(nn.Module):
@@ -538,11 +544,13 @@ def with_components(self: MAX,
     counts,                # (N, C) raw counts or Spectra to learn from
     components: int = 16,
 ) -> MAX:
-    "A copy that guesses by superposition, with a network that adds nothing yet. ValueError where there are too few spectra."
-    model = MAX(replace(self.config, components=components)).to(self.device)
-    for part in ("normaliser", "encoder", "decoder"): getattr(model, part).load_state_dict(getattr(self, part).state_dict())
+    "A copy that guesses by superposition alone: its network adds nothing until it is trained on. ValueError where there are too few spectra or components."
+    if components == 0: raise ValueError("components is 0; expected at least 1")
+    model = copy.deepcopy(self)
+    model.config = replace(self.config, components=components)
+    model.superposition = Superposition(self.config.n_window, self.config.patch_size, components).to(self.device)
     for p in model.decoder.pred.parameters(): p.zero_()
-    model.superposition.learn(as_tensor(counts, self.config, self.device)[:, : self.config.n_window])
+    model.superposition.learn(as_tensor(counts, self.config)[:, : self.config.n_window].split(8192))
     return model.eval()
 
 MAX.with_components = with_components

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from .mae import (MAX, as_tensor, check_mask, check_positions, load_strictly, patchify, random_mask, read_config, read_safetensors,
+from .mae import (MAX, NORMALISATIONS, REFERENCE_TOTAL, as_tensor, check_mask, check_positions, load_strictly, patchify, random_mask, read_config, read_safetensors,
                         read_xpt, xpt_encoder)
 from .pretrain import mixing_weights, rate_at, recount, step_generator
 from .energy import EnergyAxis, line_groups
@@ -112,8 +112,10 @@ class Network(nn.Module):
 
     def patches(self, counts: Tensor) -> Tensor:
         "(B, C) raw counts -> (B, L, P) normalised patches, through the gates where there are any."
-        x = self.normaliser(counts[:, : self.config.n_window])
-        return patchify(x if self.gates is None else self.gates(x), self.config.patch_size)
+        window = counts[:, : self.config.n_window]
+        if self.gates is None: return patchify(self.normaliser(window), self.config.patch_size)
+        typical = self.normaliser.inverse(torch.zeros_like(window[:1]), torch.full_like(window[:1], REFERENCE_TOTAL / window.shape[1]))[0]
+        return patchify(self.gates(self.normaliser(self.gates.blind(window, typical))), self.config.patch_size)
 
     def features(self, counts: Tensor, visible: Tensor | None = None, shift: int | None = None) -> Tensor:
         "(B, D): the pooled token of the patches that are visible; the mean over all grids, or that of the grid which begins `shift` channels on."
@@ -148,7 +150,7 @@ def shifted_visible(
 # %% ../nbs/07_regress.ipynb #19964e94
 GATE_SPREAD = 0.5         # standard deviation of a gate in training
 GATE_RATE = 0.02          # learning rate of the gates
-GATES_LEARN = (0.1, 0.6)  # shares of the training between which gates learn
+GATES_LEARN = (0.3, 0.8)  # shares of the training between which gates learn
 
 class Gates(nn.Module):
     "A gate for each group of lines (`line_groups`): a number that multiplies its normalised channels, drawn while it learns, 0 or 1 in the end."
@@ -159,26 +161,41 @@ class Gates(nn.Module):
         member = np.zeros(config.n_window, int)
         for i, name in enumerate(self.names): member[groups[name]] = i
         self.register_buffer("member", torch.from_numpy(member), persistent=False)
-        self.middle = nn.Parameter(torch.full((len(self.names),), 0.5))
+        self.register_buffer("middle", torch.full((len(self.names),), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         "(B, C) normalised channels, times their gates."
         z = self.middle + 0.5 + (GATE_SPREAD * torch.randn(len(x), len(self.names), device=x.device) if self.learning else torch.zeros(1, 1, device=x.device))
         return x * z.clamp(0, 1)[:, self.member]
 
-    def n_open(self) -> Tensor:
-        "How many gates one expects to be open."
-        return torch.special.ndtr((self.middle + 0.5) / GATE_SPREAD).sum()
+    def blind(self, window: Tensor, typical: Tensor) -> Tensor:
+        "(B, C) counts whose closed channels hold those of a typical spectrum (C,), as strong as the open ones say: what is closed has no part in a total either."
+        is_open = (self.middle > 0)[self.member]
+        if self.learning or is_open.all(): return window
+        strength = window[:, is_open].sum(1, keepdim=True) / typical[is_open].sum().clamp_min(1)
+        return torch.where(is_open, window, strength * typical)
 
     def read(self) -> list[str]:
         "The groups whose gates are open."
         return [name for name, z in zip(self.names, self.middle) if z > 0]
 
+    def n_open(self) -> Tensor:
+        "How many gates one expects to be open."
+        return torch.special.ndtr((self.middle + 0.5) / GATE_SPREAD).sum()
+
+    def begin(self) -> nn.Parameter:
+        "Gates that can learn: their middles become a parameter, until they are settled."
+        middle = self._buffers.pop("middle")
+        self.middle = nn.Parameter(middle)
+        return self.middle
+
     @torch.no_grad()
     def settle(self) -> None:
-        "Open or closed, from now on; the likeliest stays open if all would close."
-        is_open = self.middle > min(0.0, float(self.middle.max()) - 1e-6)
-        self.middle.copy_(torch.where(is_open, 0.5, -0.5))
+        "Open or closed, from now on, and no parameter any more; the likeliest stays open if all would close."
+        middle = self.middle.detach()
+        middle = torch.where(middle > min(0.0, float(middle.max()) - 1e-6), 0.5, -0.5)
+        if "middle" in self._parameters: del self.middle
+        self.register_buffer("middle", middle)
         self.learning = False
 
 # %% ../nbs/07_regress.ipynb #f33f5cc8
@@ -269,8 +286,7 @@ def parameter_groups(network: Network, s: FineTuneSettings) -> list[dict]:
     "Parameters that learn, by learning rate, which falls from the head down to the patch embedding, and by weight decay."
     groups = {}
     for name, p in network.named_parameters():
-        if name.startswith("gates."): groups["gates"] = dict(params=[p], peak=GATE_RATE, weight_decay=0.0)
-        if not p.requires_grad or name.startswith("gates."): continue
+        if not p.requires_grad: continue
         peak = s.learning_rate * (10 if "lora_" in name else s.layer_decay ** layer_height(name, network.config.depth))
         decay = s.weight_decay if p.ndim == 2 else 0.0
         groups.setdefault((peak, decay), dict(params=[], peak=peak, weight_decay=decay))["params"].append(p)
@@ -390,13 +406,14 @@ def fine_tune(
 ) -> Network:                # the same, trained, in evaluation mode
     "Train head, and as much of the encoder as `s.tune` says, on labelled spectra."
     to_scale = lambda y: torch.as_tensor(scale.forward(y.numpy()), dtype=torch.float32)
-    aside = torch.as_tensor(watched(len(counts), groups, s.watch if s.tune != "frozen" else 0, seed))
+    aside = torch.as_tensor(watched(len(counts), groups, s.watch if s.tune != "frozen" and not s.price else 0, seed))
     part = lambda rows: (counts[rows], to_scale(Y[rows]), of_rows(weights, rows))
     start_head(network.eval(), all_features(network, counts[~aside]), *part(~aside)[1:], of_rows(groups, ~aside))
     if s.tune == "frozen": return network
     watch = Watch(thaw(network.train(), s), *part(aside), s)
     optimizer = torch.optim.AdamW(parameter_groups(network, s), lr=s.learning_rate, fused=True)
     gates = network.gates
+    if gates is not None: optimizer.add_param_group(dict(params=[gates.begin()], lr=GATE_RATE, peak=GATE_RATE, weight_decay=0.0))
     batches = weighted_batches(counts[~aside], Y[~aside], of_rows(weights, ~aside), s)
     for step in range(s.steps):
         if watch.enough(step): break
@@ -410,6 +427,7 @@ def fine_tune(
         (loss if gates is None or not gates.learning else loss + s.price * gates.n_open()).backward()
         torch.nn.utils.clip_grad_norm_([p for name, p in network.named_parameters() if not name.startswith("gates.")], s.clip)
         optimizer.step(); optimizer.zero_grad()
+    if gates is not None: gates.settle()
     watch.go_back()
     return settle(network)
 
@@ -419,7 +437,7 @@ def turn(gates: Gates, step: int, s: FineTuneSettings) -> None:
     first, last = (round(share * s.steps) for share in GATES_LEARN)
     if step == last: gates.settle()
     gates.learning = first <= step < last
-    gates.middle.requires_grad_(gates.learning)
+    if "middle" in gates._parameters: gates.middle.requires_grad_(gates.learning)
 
 # %% ../nbs/07_regress.ipynb #30417025
 def plain_batch(counts: Tensor, Y: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -644,7 +662,7 @@ class MAXRegressor(RegressorMixin, BaseEstimator):
         adapt: bool = False,          # go on pre-training on the scans (X, and `unlabelled` of fit) before fine-tuning
         early_stopping: bool | None = None, # watch a part of the training samples, to stop in time (None: by number of labels)
         grids: int = 1,               # patch grids that are read, evenly shifted, and averaged; 4: no comb in explanations (chapter 10), at four times the time of a prediction
-        price: float = 0.0,           # of reading a group of lines, as a share of the target's variance: what does not explain more is not read; 0: everything is. .07 leaves a handful of groups
+        price: float = 0.0,           # of reading a group of lines, as a share of the variance of the targets (their mean, where there are several): what does not lower the error by more is better not read; 0: everything is read
     ):
         self.pretrained, self.targets, self.seed, self.preset, self.members, self.steps = pretrained, targets, seed, preset, members, steps
         self.batch_size, self.learning_rate, self.layer_decay, self.drop, self.mix = batch_size, learning_rate, layer_decay, drop, mix
@@ -676,6 +694,12 @@ class MAXRegressor(RegressorMixin, BaseEstimator):
         "As `predict`, with patches dropped: visible (B, L) bool, True = the network sees it."
         return self._wt(member_outputs(self, X, visible))
 
+    def read(self) -> dict[str, float]:
+        "Share of the members that read each group of lines; where reading has no price, all read everything."
+        check_is_fitted(self, "members_")
+        names = list(line_groups(self.mae_.config.axis)) if not self.price else self.members_[0].gates.names
+        return {name: float(np.mean([not self.price or name in m.gates.read() for m in self.members_])) for name in names}
+
     def _wt(self, outputs: np.ndarray) -> np.ndarray:
         "(K, B, T) on the target's scale -> wt% of the members' mean."
         wt = self.scale_.inverse(outputs.mean(0))
@@ -684,7 +708,8 @@ class MAXRegressor(RegressorMixin, BaseEstimator):
 # %% ../nbs/07_regress.ipynb #c4df4620
 def chosen_tune(est: MAXRegressor, n_labels: int) -> str:
     "What learns: as given, else by number of labels. ValueError for more blocks than there are."
-    depth = est.mae_.config.depth
+    depth, kind = est.mae_.config.depth, est.mae_.config.normalisation
+    if est.price and NORMALISATIONS[kind].over != "channel": raise ValueError(f"price is {est.price}, and the model's normalisation {kind!r}; expected one by channel, such as 'sqrt-channel', whose channels have means to be hidden behind")
     if est.tune == "partial" and est.blocks > depth: raise ValueError(f"blocks is {est.blocks}; expected at most {depth}, as many as the encoder has")
     if est.tune != "auto": return est.tune
     if est.price: return "full"
@@ -814,7 +839,8 @@ MAXRegressor.predict_interval = predict_interval
 # %% ../nbs/07_regress.ipynb #033c0bbb
 @torch.no_grad()
 def embedding(est: MAXRegressor, x: Tensor, visible: Tensor | None = None) -> np.ndarray:
-    "(B, D) pooled tokens of the encoder that all members started from; x (B, C) counts."
+    "(B, D) pooled tokens of the encoder that all members started from; x (B, C) counts. Zeros where reading has a price, since that encoder reads everything."
+    if est.price: return np.zeros((len(x), est.mae_.config.embed_dim))
     tokens, _, valid = est.mae_.encoder(est.mae_.patches(x), visible)
     return pooled(tokens, valid, est.pooling).double().numpy()
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 pytest.importorskip("shap")
 from max_nb import explain as ex
@@ -258,3 +259,13 @@ def test_interventions():
     with pytest.raises(ValueError, match="'CaCO3' is no element"): intervened(f, {"CaCO3": 1.0})
     with pytest.raises(ValueError, match="leave room"): intervened(f, {"Ca": 101.0})
     with pytest.raises(ValueError, match="room for water"): free_sediments(3, ranges={"Ca": (60, 70), "Si": (50, 60)})
+
+
+def test_a_superposition_may_fill_in_where_no_decoder_has_learned(network):
+    _, spectra = network
+    fresh = MAX.from_preset("tiny", embed_dim=32, depth=1, decoder_embed_dim=32, decoder_depth=1)
+    fresh.normaliser.learn(torch.as_tensor(spectra.counts[:, : fresh.config.n_window], dtype=torch.float32))
+    e = ex.explain(MODEL, spectra[:2], value="conditional", imputer=fresh.with_components(spectra, 3), background=spectra, n_background=2, verbose=False)
+    assert np.isfinite(e.values).all()
+    unlearned = MAX.from_preset("tiny", embed_dim=32, depth=1, decoder_embed_dim=32, decoder_depth=1, components=3)
+    with pytest.raises(ValueError, match="never trained"): ex.explain(MODEL, spectra[:1], value="conditional", imputer=unlearned, background=spectra, verbose=False)

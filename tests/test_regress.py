@@ -12,6 +12,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
 from max_nb.energy import EnergyAxis, line_groups
+from max_nb.explain import surrogate, with_random_weights
 from max_nb.mae import MAX, MAXConfig
 from max_nb.regress import (ALPHAS, COMPONENTS, FineTuneSettings, MAXRegressor, Network, Watch, TargetScale, component_ridge, cv_plus, equal_weights, labelled_batch, least_skewed, member_folds, ridge_head, ridge_path, weighted_quantile)
 from max_nb.spectra import Spectra
@@ -348,21 +349,70 @@ def two_groups(n=300, seed=0):
     return Spectra(rng.poisson(expected), info, AXIS)
 
 
-def test_a_network_that_pays_reads_the_group_that_says_it_and_is_blind_to_the_rest(tmp_path):
+@pytest.fixture(scope="module", params=["sqrt-intensity", "sqrt-channel"])
+def paying(request):
     s = two_groups()
-    m = MAX(replace(SMALL, normalisation="sqrt-intensity"))
+    m = MAX(replace(SMALL, normalisation=request.param))
     m.learn_statistics(lambda: [torch.as_tensor(s.counts, dtype=torch.float32)])
-    model = MAXRegressor(m.eval(), targets="CaCO3", members=1, steps=500, price=0.1, scale="linear", learning_rate=3e-3, mix=False).fit(s)
-    gates = model.members_[0].gates
-    assert gates.read() == ["Mg K"] and set(gates.middle.tolist()) == {-0.5, 0.5} and model.tune_ == "full"
+    return MAXRegressor(m.eval(), targets="CaCO3", members=1, steps=400, price=0.1, scale="linear", learning_rate=3e-3, mix=False).fit(s)
+
+
+def closed_channels(model):
+    return np.concatenate([channels for name, channels in line_groups(AXIS).items() if not model.read()[name]])
+
+
+def test_a_network_that_pays_is_blind_to_what_it_does_not_read(paying, tmp_path):
     new = two_groups(seed=1)
-    p = model.predict(new)
-    assert np.sqrt(np.mean((p - new.info.CaCO3) ** 2)) < 0.3 * new.info.CaCO3.std()
+    p, closed = paying.predict(new), closed_channels(paying)
+    assert 0 < len(closed) < 64 and paying.tune_ == "full"
     blind = new.counts.copy()
-    blind[:, np.setdiff1d(np.arange(64), line_groups(AXIS)["Mg K"])] *= 3
-    assert np.allclose(model.predict(blind), p, atol=1e-3)
-    again = MAXRegressor.load(model.save(tmp_path))
-    assert np.array_equal(again.predict(new), p) and again.members_[0].gates.read() == ["Mg K"]
+    blind[:, closed] = 3 * blind[:, closed] + 100
+    assert np.allclose(paying.predict(blind), p, atol=1e-3)
+    again = MAXRegressor.load(paying.save(tmp_path))
+    assert np.array_equal(again.predict(new), p) and again.read() == paying.read()
+
+
+def test_at_a_steady_strength_the_group_that_says_it_is_read_alone(paying):
+    if paying.mae_.config.normalisation != "sqrt-intensity":
+        pytest.skip("at a common total every group says something")
+    new = two_groups(seed=1)
+    assert [name for name, share in paying.read().items() if share] == ["Mg K"]
+    assert np.sqrt(np.mean((paying.predict(new) - new.info.CaCO3) ** 2)) < 0.3 * new.info.CaCO3.std()
+
+
+def test_what_is_closed_stays_closed_in_all_that_is_made_of_it(paying):
+    new = two_groups(seed=1)
+    closed = closed_channels(paying)
+    blind = new.counts.copy()
+    blind[:, closed] *= 3
+    calibrated = paying.calibrate(new[:20], new.info.CaCO3[:20].to_numpy())
+    twin = surrogate(paying, new, steps=20)
+    shuffled = with_random_weights(paying, seed=1)
+    for model in (calibrated, twin, shuffled):
+        assert model.members_[0].gates.read() == paying.members_[0].gates.read()
+        assert np.allclose(model.predict(blind), model.predict(new), atol=1e-3)
+    assert not any(name.startswith("gates.") for name, _ in paying.members_[0].named_parameters())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_gates_are_settled_however_short_the_training(mae, steps):
+    model = regressor(mae, targets="CaCO3", members=2, steps=steps, price=0.1).fit(spectra())
+    assert not any(m.gates.learning for m in model.members_) and np.array_equal(model.predict(spectra()), model.predict(spectra()))
+
+
+def test_a_price_where_channels_have_no_means():
+    with pytest.raises(ValueError, match="price is 0.1, and the model's normalisation 'instance'; expected one by channel"):
+        regressor(MAX(replace(SMALL, normalisation="instance")), price=0.1).fit(spectra())
+
+
+@pytest.mark.parametrize("changes", [dict(grids=2), dict(drop=0.3), dict(targets=("CaCO3", "TOC"), members=3)])
+def test_prices_go_with_other_options(mae, changes):
+    model = regressor(mae, price=0.05, steps=20, **{"targets": "CaCO3", **changes}).fit(spectra())
+    assert np.isfinite(model.predict(spectra())).all() and set(model.read().values()) <= {k / 6 for k in range(7)}
+
+
+def test_without_a_price_everything_is_read(fitted):
+    assert set(fitted.read().values()) == {1.0}
 
 
 def test_something_is_read_even_at_the_highest_price(mae):
