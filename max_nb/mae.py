@@ -444,7 +444,7 @@ class MAX(nn.Module):
 
     def learn_statistics(self, counts: Callable[[], Iterable[Tensor]]) -> None:
         "Channel statistics and components, where the configuration has any; `counts` gives the training spectra (N, C), in parts, each time it is called."
-        window = lambda: (part[:, : self.config.n_window] for part in counts())
+        window = lambda: map(lambda part: part[:, : self.config.n_window], counts())
         self.normaliser.learn(window())
         if self.superposition is not None: self.superposition.learn(window())
 

@@ -368,7 +368,7 @@ def watched(
 class Watch:
     "The state in which a network was best on samples that it does not learn from."
     def __init__(self, network: Network, counts: Tensor, Z: Tensor, weights: Tensor | None, s: FineTuneSettings):
-        self.network, self.data, self.every, self.patience, self.half = network, (counts, Z, weights), max(1, s.steps // 15), s.patience, s.steps // 2
+        self.network, self.data, self.every, self.patience = network, (counts, Z, weights), max(1, s.steps // 15), s.patience
         self.best, self.errors = None, []
 
     @torch.no_grad()
@@ -383,7 +383,7 @@ class Watch:
         "Look, where it is time to; True if there has been no improvement for too long."
         if not len(self.data[0]) or step % self.every: return False
         self.look()
-        return step > self.half and len(self.errors) - 1 - int(np.argmin(self.errors)) >= self.patience
+        return len(self.errors) - 1 - int(np.argmin(self.errors)) >= self.patience
 
     @torch.no_grad()
     def go_back(self) -> None:

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from max_nb.energy import EnergyAxis, line_groups
 from max_nb.explain import surrogate, with_random_weights
 from max_nb.mae import MAX, MAXConfig
-from max_nb.regress import (ALPHAS, COMPONENTS, FineTuneSettings, MAXRegressor, Network, Watch, TargetScale, component_ridge, cv_plus, equal_weights, labelled_batch, least_skewed, member_folds, ridge_head, ridge_path, weighted_quantile)
+from max_nb.regress import (ALPHAS, COMPONENTS, MAXRegressor, Network, TargetScale, component_ridge, cv_plus, equal_weights, labelled_batch, least_skewed, member_folds, ridge_head, ridge_path, weighted_quantile)
 from max_nb.spectra import Spectra
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
@@ -424,10 +424,3 @@ def test_something_is_read_even_at_the_highest_price(mae):
 def test_prices_that_cannot_be(mae, changes, message):
     with pytest.raises(ValueError, match=message):
         regressor(mae, **changes).fit(spectra())
-
-
-def test_nobody_stops_at_the_height_of_the_learning_rate(mae):
-    watch = Watch(Network(mae, 1), *(torch.zeros(2, n) for n in (64, 1)), None, FineTuneSettings(steps=30, patience=2))
-    watch.errors = [0.1, 0.5, 0.6, 0.7]
-    watch.look = lambda: None
-    assert not watch.enough(14) and watch.enough(16)
