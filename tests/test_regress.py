@@ -352,6 +352,7 @@ def two_groups(n=300, seed=0):
 @pytest.fixture(scope="module", params=["sqrt-intensity", "sqrt-channel"])
 def paying(request):
     s = two_groups()
+    torch.manual_seed(2)
     m = MAX(replace(SMALL, normalisation=request.param))
     m.learn_statistics(lambda: [torch.as_tensor(s.counts, dtype=torch.float32)])
     return MAXRegressor(m.eval(), targets="CaCO3", members=1, steps=400, price=0.1, scale="linear", learning_rate=3e-3, mix=False).fit(s)
