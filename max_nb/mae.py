@@ -259,7 +259,7 @@ class Normaliser(nn.Module):
         mean, std = channel_statistics(self.stretch(part) for part in ([counts] if isinstance(counts, Tensor) else counts))
         self.mean.copy_(mean); self.std.copy_(std.clamp_min(float(0.05 * std.max()) or 1.0) if self.total or self.transform != "none" else torch.where(std > 0, std, 1.0))
 
-    def stretch(self, counts: Tensor) -> Tensor: return self.bent(at_reference(counts) if self.total else counts)
+    def stretch(self, counts: Tensor, total: Tensor | None = None) -> Tensor: return self.bent(at_reference(counts, total) if self.total else counts)
 
     def bent(self, counts: Tensor) -> Tensor: return {"none": lambda x: x, "log": torch.log1p, "sqrt": torch.sqrt}[self.transform](counts)
 
@@ -269,9 +269,10 @@ class Normaliser(nn.Module):
         if self.over == "spectrum": return x.mean(-1, keepdim=True), x.std(-1, keepdim=True) + 1e-12
         return self.mean, self.std
 
-    def forward(self, counts: Tensor) -> Tensor:
+    def forward(self, counts: Tensor, total: Tensor | None = None) -> Tensor:
+        "(B, C) what the network sees; `total` (B, 1): taken for the spectra's own, where these are brought to a common one."
         mean, std = self.statistics(counts)
-        return (self.stretch(counts) - mean) / std
+        return (self.stretch(counts, total) - mean) / std
 
     def expected(self, guess: Tensor, counts: Tensor) -> Tensor:
         "Expected counts of the spectra `counts` to what the network would see in their place: `inverse` undoes it."
@@ -295,10 +296,11 @@ class Normaliser(nn.Module):
 REFERENCE_TOTAL = 1e6  # counts a spectrum is scaled to before per-channel statistics
 
 def at_reference(
-    counts: Tensor, # (..., C)
-) -> Tensor:        # (..., C)
+    counts: Tensor,              # (..., C)
+    total: Tensor | None = None, # (..., 1) counts in all; None: their sum
+) -> Tensor:                     # (..., C)
     "Spectra at the reference total; an empty one stays empty."
-    return counts * (REFERENCE_TOTAL / counts.sum(-1, keepdim=True).clamp_min(1))
+    return counts * (REFERENCE_TOTAL / (counts.sum(-1, keepdim=True) if total is None else total).clamp_min(1))
 
 # %% ../nbs/05_mae.ipynb #cab50dbd
 class Superposition(nn.Module):

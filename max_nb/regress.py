@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from .mae import (MAX, NORMALISATIONS, REFERENCE_TOTAL, as_tensor, check_mask, check_positions, load_strictly, patchify, random_mask, read_config, read_safetensors,
+from .mae import (MAX, NORMALISATIONS, REFERENCE_TOTAL, Normaliser, as_tensor, check_mask, check_positions, load_strictly, patchify, random_mask, read_config, read_safetensors,
                         read_xpt, xpt_encoder)
 from .pretrain import mixing_weights, rate_at, recount, step_generator
 from .energy import EnergyAxis, line_groups
@@ -24,7 +24,7 @@ from .spectra import Spectra, as_counts, as_targets, write_atomically
 # %% auto #0
 __all__ = ['STRETCH', 'MAJOR', 'GATE_SPREAD', 'GATE_RATE', 'GATES_LEARN', 'TUNES', 'ALPHAS', 'COMPONENTS', 'FULL_FROM',
            'ADAPT_STEPS', 'PROCESSES_FROM', 'WATCH_FROM', 'WATCH_SHARE', 'STRENGTHS', 'FITTED', 'least_skewed',
-           'ln_floor', 'TargetScale', 'pooled', 'Network', 'shifted_patches', 'shifted_visible', 'Gates',
+           'ln_floor', 'TargetScale', 'pooled', 'Network', 'shifted_patches', 'shifted_visible', 'Gates', 'told_total',
            'labelled_batch', 'masked_error', 'FineTuneSettings', 'layer_height', 'thaw', 'low_rank', 'need_peft',
            'parameter_groups', 'all_features', 'of_rows', 'start_head', 'ridge_head', 'ridge_path', 'component_ridge',
            'watched', 'Watch', 'fine_tune', 'turn', 'plain_batch', 'weighted_batches', 'settle', 'member_folds',
@@ -113,9 +113,7 @@ class Network(nn.Module):
     def patches(self, counts: Tensor) -> Tensor:
         "(B, C) raw counts -> (B, L, P) normalised patches, through the gates where there are any."
         window = counts[:, : self.config.n_window]
-        if self.gates is None: return patchify(self.normaliser(window), self.config.patch_size)
-        typical = self.normaliser.inverse(torch.zeros_like(window[:1]), torch.full_like(window[:1], REFERENCE_TOTAL / window.shape[1]))[0]
-        return patchify(self.gates(self.normaliser(self.gates.blind(window, typical))), self.config.patch_size)
+        return patchify(self.normaliser(window) if self.gates is None else self.gates(window, self.normaliser), self.config.patch_size)
 
     def features(self, counts: Tensor, visible: Tensor | None = None, shift: int | None = None) -> Tensor:
         "(B, D): the pooled token of the patches that are visible; the mean over all grids, or that of the grid which begins `shift` channels on."
@@ -163,17 +161,14 @@ class Gates(nn.Module):
         self.register_buffer("member", torch.from_numpy(member), persistent=False)
         self.register_buffer("middle", torch.full((len(self.names),), 0.5))
 
-    def forward(self, x: Tensor) -> Tensor:
-        "(B, C) normalised channels, times their gates."
-        z = self.middle + 0.5 + (GATE_SPREAD * torch.randn(len(x), len(self.names), device=x.device) if self.learning else torch.zeros(1, 1, device=x.device))
-        return x * z.clamp(0, 1)[:, self.member]
-
-    def blind(self, window: Tensor, typical: Tensor) -> Tensor:
-        "(B, C) counts whose closed channels hold those of a typical spectrum (C,), as strong as the open ones say: what is closed has no part in a total either."
-        is_open = (self.middle > 0)[self.member]
-        if self.learning or is_open.all(): return window
-        strength = window[:, is_open].sum(1, keepdim=True) / typical[is_open].sum().clamp_min(1)
-        return torch.where(is_open, window, strength * typical)
+    def forward(self, window: Tensor, normaliser: Normaliser) -> Tensor:
+        "(B, C) counts, normalised and times their gates; where spectra are brought to a common total, by the total that the open channels tell."
+        if not self.learning and (self.middle > 0).all(): return normaliser(window)
+        z = self.middle + 0.5 + (GATE_SPREAD * torch.randn(len(window), len(self.names), device=window.device) if self.learning else torch.zeros(1, 1, device=window.device))
+        z = z.clamp(0, 1)[:, self.member]
+        if not normaliser.total: return normaliser(window) * z
+        if self.learning: window = window.clamp_min(1e-6) # a root has no slope at 0
+        return normaliser(window, told_total(window, z, normaliser)) * z
 
     def read(self) -> list[str]:
         "The groups whose gates are open."
@@ -197,6 +192,16 @@ class Gates(nn.Module):
         if "middle" in self._parameters: del self.middle
         self.register_buffer("middle", middle)
         self.learning = False
+
+def told_total(
+    window: Tensor,         # (B, C) counts
+    gates: Tensor,          # (B, C) or (1, C), 0 to 1
+    normaliser: Normaliser,
+) -> Tensor:                # (B, 1)
+    "Counts in all, if closed channels held the share that they hold in a typical spectrum."
+    typical = normaliser.inverse(torch.zeros_like(window[:1]), torch.full_like(window[:1], REFERENCE_TOTAL / window.shape[1])).clamp_min(1e-6)
+    share = (gates * typical).sum(1, keepdim=True) / typical.sum()
+    return (gates * window).sum(1, keepdim=True) / share.clamp_min(1e-6)
 
 # %% ../nbs/07_regress.ipynb #f33f5cc8
 def labelled_batch(
@@ -412,7 +417,7 @@ def fine_tune(
     if s.tune == "frozen": return network
     watch = Watch(thaw(network.train(), s), *part(aside), s)
     optimizer = torch.optim.AdamW(parameter_groups(network, s), lr=s.learning_rate, fused=True)
-    gates = network.gates
+    clipped, gates = list(network.parameters()), network.gates
     if gates is not None: optimizer.add_param_group(dict(params=[gates.begin()], lr=GATE_RATE, peak=GATE_RATE, weight_decay=0.0))
     batches = weighted_batches(counts[~aside], Y[~aside], of_rows(weights, ~aside), s)
     for step in range(s.steps):
@@ -425,7 +430,7 @@ def fine_tune(
         if gates is not None: turn(gates, step, s)
         loss = masked_error(network(x, visible, shift), to_scale(y), w)
         (loss if gates is None or not gates.learning else loss + s.price * gates.n_open()).backward()
-        torch.nn.utils.clip_grad_norm_([p for name, p in network.named_parameters() if not name.startswith("gates.")], s.clip)
+        torch.nn.utils.clip_grad_norm_(clipped, s.clip)
         optimizer.step(); optimizer.zero_grad()
     if gates is not None: gates.settle()
     watch.go_back()
@@ -762,7 +767,7 @@ WATCH_SHARE = 0.15
 
 def member_settings(est: MAXRegressor, n_labels: int) -> FineTuneSettings:
     "Settings of fine-tuning, with what is left to the number of labels filled in."
-    watch = n_labels >= WATCH_FROM and not est.price if est.early_stopping is None else est.early_stopping
+    watch = n_labels >= WATCH_FROM if est.early_stopping is None else est.early_stopping
     steps = est.steps or automatic_steps(n_labels, from_scratch=est.pretrained is None and not est.adapt)
     return FineTuneSettings(steps, est.batch_size, est.learning_rate, est.layer_decay, drop=est.drop, mix=est.mix,
                             tune=est.tune_, blocks=est.blocks, rank=est.rank, price=est.price, watch=WATCH_SHARE if watch else 0.0)
