@@ -259,9 +259,9 @@ class Normaliser(nn.Module):
         mean, std = channel_statistics(self.stretch(part) for part in ([counts] if isinstance(counts, Tensor) else counts))
         self.mean.copy_(mean); self.std.copy_(std.clamp_min(float(0.05 * std.max()) or 1.0) if self.total or self.transform != "none" else torch.where(std > 0, std, 1.0))
 
-    def stretch(self, counts: Tensor, total: Tensor | None = None) -> Tensor: return self.bent(at_reference(counts, total) if self.total else counts)
-
-    def bent(self, counts: Tensor) -> Tensor: return {"none": lambda x: x, "log": torch.log1p, "sqrt": torch.sqrt}[self.transform](counts)
+    def stretch(self, counts: Tensor, total: Tensor | None = None) -> Tensor:
+        if self.total: counts = at_reference(counts, total)
+        return {"none": lambda x: x, "log": torch.log1p, "sqrt": torch.sqrt}[self.transform](counts)
 
     def statistics(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         "Mean and standard deviation that `forward` subtracts and divides by; (B, 1) or (C,)."
@@ -277,7 +277,7 @@ class Normaliser(nn.Module):
     def expected(self, guess: Tensor, counts: Tensor) -> Tensor:
         "Expected counts of the spectra `counts` to what the network would see in their place: `inverse` undoes it."
         mean, std = self.statistics(counts)
-        return (self.bent(guess * (REFERENCE_TOTAL / counts.sum(-1, keepdim=True).clamp_min(1)) if self.total else guess) - mean) / std
+        return (self.stretch(guess, counts.sum(-1, keepdim=True)) - mean) / std
 
     def beyond(self, window: Tensor, above: Tensor) -> Tensor:
         "Channels above the window in the window's units; zeros where units are kept by channel."
