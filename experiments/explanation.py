@@ -234,7 +234,7 @@ def verdicts(a, name: str, model, target: str, train: Spectra, test: Spectra, se
 
 # networks that pay for what they read
 
-DOSE, PRICE, MANY = 0.05, 0.1, 20_000  # of a scan's time; of a group of lines; sediments
+DOSE, PRICE, MANY = 0.05, 0.2, 20_000  # of a scan's time; of a group of lines; sediments
 
 
 def short_scans(seed: int, matrix: bool) -> tuple[Spectra, Spectra]:
