@@ -861,6 +861,8 @@ def surrogate(
     twin, x = copy.deepcopy(model), as_tensor(spectra, model.mae_.config)
     answers, generator = torch.as_tensor(member_outputs(model, spectra).mean(0), dtype=torch.float32), torch.Generator().manual_seed(seed)
     twin.members_, twin.tune_, network = twin.members_[:1], "full", twin.members_[0]
+    twin.corrections_ = [None] * len(twin.targets_) # the answers have been corrected
+    if network.gates is not None: network.gates.middle.copy_(torch.stack([m.gates.middle for m in model.members_]).amax(0)) # it reads what any of them reads
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
     for _ in range(steps):

@@ -259,15 +259,21 @@ class Normaliser(nn.Module):
         mean, std = channel_statistics(self.stretch(part) for part in ([counts] if isinstance(counts, Tensor) else counts))
         self.mean.copy_(mean); self.std.copy_(std.clamp_min(float(0.05 * std.max()) or 1.0) if self.total or self.transform != "none" else torch.where(std > 0, std, 1.0))
 
+    @property
+    def keeps_strength(self) -> bool:
+        "Whether the network can tell how strong a spectrum is."
+        return self.over != "spectrum" and not self.total
+
     def stretch(self, counts: Tensor, total: Tensor | None = None) -> Tensor:
+        "Counts at the common total, where there is one, and transformed, but not yet standardised."
         if self.total: counts = at_reference(counts, total)
         return {"none": lambda x: x, "log": torch.log1p, "sqrt": torch.sqrt}[self.transform](counts)
 
     def statistics(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         "Mean and standard deviation that `forward` subtracts and divides by; (B, 1) or (C,)."
+        if self.over != "spectrum": return self.mean, self.std
         x = self.stretch(counts)
-        if self.over == "spectrum": return x.mean(-1, keepdim=True), x.std(-1, keepdim=True) + 1e-12
-        return self.mean, self.std
+        return x.mean(-1, keepdim=True), x.std(-1, keepdim=True) + 1e-12
 
     def forward(self, counts: Tensor, total: Tensor | None = None) -> Tensor:
         "(B, C) what the network sees; `total` (B, 1): taken for the spectra's own, where these are brought to a common one."
@@ -299,7 +305,7 @@ def at_reference(
     counts: Tensor,              # (..., C)
     total: Tensor | None = None, # (..., 1) counts in all; None: their sum
 ) -> Tensor:                     # (..., C)
-    "Spectra at the reference total; an empty one stays empty."
+    "Spectra brought from their total to the reference; an empty one stays empty."
     return counts * (REFERENCE_TOTAL / (counts.sum(-1, keepdim=True) if total is None else total).clamp_min(1))
 
 # %% ../nbs/05_mae.ipynb #cab50dbd

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import copy, json, math, re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,9 @@ __all__ = ['STRETCH', 'MAJOR', 'GATE_SPREAD', 'GATE_RATE', 'GATES_LEARN', 'TUNES
            'watched', 'Watch', 'fine_tune', 'turn', 'plain_batch', 'weighted_batches', 'settle', 'member_folds',
            'weighted_quantile', 'cv_plus', 'automatic_steps', 'automatic_tune', 'named_targets', 'as_weights',
            'labelled_rows', 'groups_of', 'starting_model', 'on_an_axis', 'on_its_axis', 'axis_found', 'check_own_axis',
-           'check_axis', 'adapted', 'check_scans', 'check_options', 'MAXRegressor', 'chosen_tune', 'train_members',
-           'learned_by', 'processes_that_pay', 'frozen_members', 'with_head', 'member_settings', 'train_member',
-           'member_outputs', 'outputs_of', 'left_out_residuals', 'equal_weights', 'predict_interval',
+           'check_axis', 'adapted', 'check_scans', 'check_options', 'MAXRegressor', 'is_gated', 'chosen_tune',
+           'train_members', 'learned_by', 'processes_that_pay', 'frozen_members', 'with_head', 'member_settings',
+           'train_member', 'member_outputs', 'outputs_of', 'left_out_residuals', 'equal_weights', 'predict_interval',
            'without_residuals', 'target_interval', 'embedding', 'left_one_out', 'kernels', 'best_kernel',
            'honest_errors', 'fit_correction', 'corrected', 'calibrate', 'widened', 'with_errors', 'save', 'plain',
            'description', 'load', 'start_of', 'restore_fitted', 'load_members', 'fixed_scale', 'from_xpt',
@@ -209,13 +210,14 @@ def labelled_batch(
     Y: Tensor,                   # (N, T) wt%, NaN = not measured
     size: int,                   # rows wanted
     generator: torch.Generator,
-    spread: float = 0.3,         # standard deviation of ln(total)
+    spread: float | None = 0.3,  # standard deviation of ln(total), which is else that of the first of two; None: counts add, strength and all
 ) -> tuple[Tensor, Tensor]:      # (size, C) counts, (size, T) wt%
     "Samples and mixtures of two, half each, counted anew, with their targets."
     pick = torch.randint(len(counts), (size, 2), generator=generator)
     weights = mixing_weights(size, 2, generator)
-    share = torch.einsum("nk,nkc->nc", weights / counts.sum(1).clamp_min(1)[pick], counts[pick])
-    total = counts.sum(1)[pick[:, :1]] * torch.exp(spread * torch.randn(size, 1, generator=generator))
+    parts = weights if spread is None else weights / counts.sum(1).clamp_min(1)[pick]
+    share = torch.einsum("nk,nkc->nc", parts, counts[pick])
+    total = 1.0 if spread is None else counts.sum(1)[pick[:, :1]] * torch.exp(spread * torch.randn(size, 1, generator=generator))
     y = torch.where(weights[..., None] > 0, weights[..., None] * Y[pick], 0.0).sum(1)
     return recount(share, total, generator), y
 
@@ -409,7 +411,7 @@ def fine_tune(
     weights: Tensor | None = None, # (N,) of the samples, all above 0; None: all alike
     groups=None,             # (N,) core of each sample, for the start of the head and for what is watched
 ) -> Network:                # the same, trained, in evaluation mode
-    "Train head, and as much of the encoder as `s.tune` says, on labelled spectra."
+    "Train head, and as much of the encoder as `s.tune` says, on labelled spectra. Gates draw from torch's own generator."
     to_scale = lambda y: torch.as_tensor(scale.forward(y.numpy()), dtype=torch.float32)
     aside = torch.as_tensor(watched(len(counts), groups, s.watch if s.tune != "frozen" and not s.price else 0, seed))
     part = lambda rows: (counts[rows], to_scale(Y[rows]), of_rows(weights, rows))
@@ -419,7 +421,7 @@ def fine_tune(
     optimizer = torch.optim.AdamW(parameter_groups(network, s), lr=s.learning_rate, fused=True)
     clipped, gates = list(network.parameters()), network.gates
     if gates is not None: optimizer.add_param_group(dict(params=[gates.begin()], lr=GATE_RATE, peak=GATE_RATE, weight_decay=0.0))
-    batches = weighted_batches(counts[~aside], Y[~aside], of_rows(weights, ~aside), s)
+    batches = weighted_batches(counts[~aside], Y[~aside], of_rows(weights, ~aside), s, network.normaliser.keeps_strength)
     for step in range(s.steps):
         if watch.enough(step): break
         for group in optimizer.param_groups: group["lr"] = rate_at(step, s.steps, group["peak"], 0.1)
@@ -450,9 +452,9 @@ def plain_batch(counts: Tensor, Y: Tensor, size: int, generator: torch.Generator
     pick = torch.randint(len(counts), (size,), generator=generator)
     return counts[pick], Y[pick]
 
-def weighted_batches(counts: Tensor, Y: Tensor, weights: Tensor | None, s: FineTuneSettings):
-    "A function of a generator that draws counts (B, C), targets (B, T) and weights (B,), or None where all weigh the same."
-    draw = labelled_batch if s.mix else plain_batch
+def weighted_batches(counts: Tensor, Y: Tensor, weights: Tensor | None, s: FineTuneSettings, keeps_strength: bool = False):
+    "A function of a generator that draws counts (B, C), targets (B, T) and weights (B,), or None where all weigh the same. Where a network can tell how strong a spectrum is, mixtures keep their strength."
+    draw = partial(labelled_batch, spread=None if keeps_strength else 0.3) if s.mix else plain_batch
     if weights is None: return lambda generator: (*draw(counts, Y, s.batch_size, generator), None)
     table = torch.cat([Y, weights[:, None].to(Y.dtype)], 1)
     def batch(generator):
@@ -628,18 +630,19 @@ def check_options(est) -> None:
     "ValueError for options of a MAXRegressor that cannot work, naming the option, what was found and what was expected."
     def need(ok, name, expected):
         if not ok: raise ValueError(f"{name} is {getattr(est, name)!r}; expected {expected}")
+    number = lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
     whole = lambda v: isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 1
     need(est.tune in ("auto", *TUNES), "tune", f"one of {['auto', *TUNES]}")
     for name in ("members", "batch_size", "blocks", "rank", "grids"): need(whole(getattr(est, name)), name, "a whole number of at least 1")
     need(est.steps is None or whole(est.steps), "steps", "a whole number of at least 1, or None: by number of labels")
     need(isinstance(est.adapt, (bool, np.bool_)), "adapt", "True or False")
     need(est.early_stopping is None or isinstance(est.early_stopping, (bool, np.bool_)), "early_stopping", "True, False, or None: by number of labels")
-    need(np.isreal(est.learning_rate) and 0 < est.learning_rate < math.inf, "learning_rate", "a number above 0")
-    need(0 < est.layer_decay <= 1, "layer_decay", "a number above 0 and up to 1")
-    need(0 <= est.price < 1, "price", "a share of the variance from 0 to below 1")
+    need(number(est.learning_rate) and 0 < est.learning_rate < math.inf, "learning_rate", "a number above 0")
+    need(number(est.layer_decay) and 0 < est.layer_decay <= 1, "layer_decay", "a number above 0 and up to 1")
+    need(number(est.price) and 0 <= est.price < 1, "price", "a share of the variance from 0 to below 1")
     need(not est.price or est.tune in ("auto", "full"), "tune", "'full' (or 'auto') where reading has a price, since the gates stand before the whole encoder")
     need(not (est.price and est.early_stopping), "early_stopping", "False or None where reading has a price, since gates need the whole training")
-    need(0 <= est.drop < 1, "drop", "a share from 0 to below 1")
+    need(number(est.drop) and 0 <= est.drop < 1, "drop", "a share from 0 to below 1")
     if est.tune == "lora": need_peft()
 
 # %% ../nbs/07_regress.ipynb #15e92524
@@ -682,8 +685,8 @@ class MAXRegressor(RegressorMixin, BaseEstimator):
         rows, groups = labelled_rows(Y, self.targets_, weights), groups_of(X, groups)
         self.n_features_in_, self.mae_ = counts.shape[1], starting_model(self.pretrained, X, self.preset, self.seed)
         more = check_scans(unlabelled, self.mae_, self.adapt)
-        if self.adapt: self.mae_ = adapted(self.mae_, [X, *more], self.seed, self.progress)
         self.tune_, self.weights_ = chosen_tune(self, len(rows)), weights[rows] / weights[rows].mean()
+        if self.adapt: self.mae_ = adapted(self.mae_, [X, *more], self.seed, self.progress)
         self.scale_, self.groups_ = TargetScale(self.scale).fit(Y[rows]), of_rows(groups, rows)
         x, Y = as_tensor(counts[rows], self.mae_.config), torch.as_tensor(Y[rows])
         self.fold_, self.corrections_ = member_folds(len(x), self.groups_, self.members, self.seed), [None] * len(self.targets_)
@@ -700,10 +703,10 @@ class MAXRegressor(RegressorMixin, BaseEstimator):
         return self._wt(member_outputs(self, X, visible))
 
     def read(self) -> dict[str, float]:
-        "Share of the members that read each group of lines; where reading has no price, all read everything."
+        "Share of the members that read each group of lines; where reading had no price, all read everything."
         check_is_fitted(self, "members_")
-        names = list(line_groups(self.mae_.config.axis)) if not self.price else self.members_[0].gates.names
-        return {name: float(np.mean([not self.price or name in m.gates.read() for m in self.members_])) for name in names}
+        if not is_gated(self): return dict.fromkeys(line_groups(self.mae_.config.axis), 1.0)
+        return {name: float(np.mean([name in m.gates.read() for m in self.members_])) for name in self.members_[0].gates.names}
 
     def _wt(self, outputs: np.ndarray) -> np.ndarray:
         "(K, B, T) on the target's scale -> wt% of the members' mean."
@@ -711,6 +714,10 @@ class MAXRegressor(RegressorMixin, BaseEstimator):
         return wt[:, 0] if len(self.targets_) == 1 else wt
 
 # %% ../nbs/07_regress.ipynb #c4df4620
+def is_gated(est: MAXRegressor) -> bool:
+    "Whether reading had a price when the estimator was fitted."
+    return est.members_[0].gates is not None
+
 def chosen_tune(est: MAXRegressor, n_labels: int) -> str:
     "What learns: as given, else by number of labels. ValueError for more blocks than there are."
     depth, kind = est.mae_.config.depth, est.mae_.config.normalisation
@@ -844,8 +851,8 @@ MAXRegressor.predict_interval = predict_interval
 # %% ../nbs/07_regress.ipynb #033c0bbb
 @torch.no_grad()
 def embedding(est: MAXRegressor, x: Tensor, visible: Tensor | None = None) -> np.ndarray:
-    "(B, D) pooled tokens of the encoder that all members started from; x (B, C) counts. Zeros where reading has a price, since that encoder reads everything."
-    if est.price: return np.zeros((len(x), est.mae_.config.embed_dim))
+    "(B, D) pooled tokens of the encoder that all members started from; x (B, C) counts. Zeros where reading had a price, since that encoder reads everything."
+    if is_gated(est): return np.zeros((len(x), est.mae_.config.embed_dim))
     tokens, _, valid = est.mae_.encoder(est.mae_.patches(x), visible)
     return pooled(tokens, valid, est.pooling).double().numpy()
 
@@ -973,7 +980,7 @@ def plain(v):
 
 def description(est: MAXRegressor) -> dict:
     "All of a fitted estimator but the weights, as plain values."
-    return dict(format=2, params={k: plain(v) for k, v in est.get_params().items() if k != "pretrained"}, n_members=len(est.members_), from_scratch=est.pretrained is None, start=str(est.pretrained) if isinstance(est.pretrained, (str, Path)) else None,
+    return dict(format=2, params={k: plain(v) for k, v in est.get_params().items() if k != "pretrained"}, n_members=len(est.members_), gates=est.members_[0].gates.names if is_gated(est) else None, from_scratch=est.pretrained is None, start=str(est.pretrained) if isinstance(est.pretrained, (str, Path)) else None,
                 scale=plain(vars(est.scale_)), fitted={k: plain(getattr(est, k)) for k in FITTED})
 
 # %% ../nbs/07_regress.ipynb #d23ab19b
@@ -987,7 +994,7 @@ def load(cls, folder) -> MAXRegressor:
     est.pretrained = None if saved.get("from_scratch") else start_of(est, saved.get("start"), folder)
     for k, v in saved["scale"].items(): setattr(est.scale_, k, np.array(v) if k in ("mean_", "std_", "low_", "high_") else v)
     restore_fitted(est, saved["fitted"])
-    est.members_ = load_members(est, saved["n_members"], folder / "members.safetensors")
+    est.members_ = load_members(est, saved, folder / "members.safetensors")
     return est
 
 def start_of(est: MAXRegressor, name: str | None, folder: Path):
@@ -1007,14 +1014,15 @@ def restore_fitted(est: MAXRegressor, found: dict) -> None:
     est.corrections_ = [None if c is None else dict(c, weight=np.array(c["weight"]), strengths=tuple(c["strengths"])) for c in found["corrections_"]]
 
 # %% ../nbs/07_regress.ipynb #09e3a896
-def load_members(est: MAXRegressor, n: int, path: Path) -> list:
-    "The networks of a saved estimator, loaded strictly."
+def load_members(est: MAXRegressor, saved: dict, path: Path) -> list:
+    "The networks of a saved estimator, loaded strictly. ValueError where gates stood before other groups of lines."
     tensors, members = read_safetensors(path), []
-    for i in range(n):
+    for i in range(saved["n_members"]):
         own = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}.")}
         alone = i == 0 or est.tune_ != "frozen"
-        members.append(Network(est.mae_, len(est.targets_), est.pooling, est.grids, bool(est.price)).eval() if alone else with_head(members[0]))
+        members.append(Network(est.mae_, len(est.targets_), est.pooling, est.grids, bool(saved.get("gates"))).eval() if alone else with_head(members[0]))
         load_strictly(members[-1] if alone else members[-1].head, own if alone else {k.removeprefix("head."): v for k, v in own.items()}, f"{path}, member {i}")
+    if saved.get("gates") and members[0].gates.names != saved["gates"]: raise ValueError(f"{path}: gates stand before {', '.join(saved['gates'])}; expected {', '.join(members[0].gates.names)}, the groups of this version")
     return members
 
 # %% ../nbs/07_regress.ipynb #da053385
