@@ -388,7 +388,8 @@ class Decoder(nn.Module):
         "(B, K, D) visible tokens at their places among mask tokens: (B, L, D)."
         filler = self.mask_token.to(tokens.dtype)
         full = filler.expand(len(tokens), len(self.positions) - 1, -1)
-        return full.scatter(1, index[..., None].expand_as(tokens), torch.where(valid[..., None], tokens, filler))
+        if not bool(valid.all()): tokens = torch.where(valid[..., None], tokens, filler)
+        return full.scatter(1, index[..., None].expand_as(tokens), tokens)
 
     def placed(self, tokens: Tensor, index: Tensor, valid: Tensor) -> Tensor:
         "Encoder output -> (B, 1 + L, D): what the first block sees."
