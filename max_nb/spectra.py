@@ -233,10 +233,11 @@ def _batches(file, path: Path) -> Iterator:
     "The column of spectra, some rows at a time."
     with _reading(path):
         for group in range(file.num_row_groups): # one at a time: pyarrow keeps something of each that it has begun
-            for batch in file.iter_batches(_ROWS, [group], ["spectrum"]): yield batch.column("spectrum")
+            for batch in file.iter_batches(_ROWS, [group], ["spectrum"], use_threads=False): yield batch.column("spectrum")
 
 def _read_counts(file, path: Path, make: Callable = np.empty, progress: bool = False) -> np.ndarray:
     "All counts of an open file, in an array that `make((B, C), type)` returns."
+    import pyarrow as pa
     from tqdm.auto import tqdm
     kind, width = _count_type(file, path)
     n, done, counts = file.metadata.num_rows, 0, None
@@ -248,6 +249,7 @@ def _read_counts(file, path: Path, make: Callable = np.empty, progress: bool = F
             if counts is None: width = part.shape[1]; counts = make((n, width), kind)
             counts[done : done + len(part)] = part
             done += len(part); bar.update(len(part))
+    pa.default_memory_pool().release_unused()
     return counts
 
 # %% ../nbs/01_spectra.ipynb #3e8b1a20
