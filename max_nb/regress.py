@@ -454,7 +454,8 @@ def plain_batch(counts: Tensor, Y: Tensor, size: int, generator: torch.Generator
 
 def weighted_batches(counts: Tensor, Y: Tensor, weights: Tensor | None, s: FineTuneSettings, keeps_strength: bool = False):
     "A function of a generator that draws counts (B, C), targets (B, T) and weights (B,), or None where all weigh the same. Where a network can tell how strong a spectrum is, mixtures keep their strength."
-    draw = partial(labelled_batch, spread=None if keeps_strength else 0.3) if s.mix else plain_batch
+    mixed = partial(labelled_batch, spread=None) if keeps_strength else labelled_batch
+    draw = mixed if s.mix else plain_batch
     if weights is None: return lambda generator: (*draw(counts, Y, s.batch_size, generator), None)
     table = torch.cat([Y, weights[:, None].to(Y.dtype)], 1)
     def batch(generator):
