@@ -476,7 +476,7 @@ def as_model(model_or_preset, spectra: Spectra, seed: int, config: dict | None =
     model.learn_statistics(lambda: (as_tensor(spectra.counts[i : i + size], model.config) for i in range(0, len(spectra), size)))
     return model
 
-STATISTICS_OF = 8192 # spectra on disk that are floats at a time
+STATISTICS_OF = 1024 # spectra on disk that are floats at a time
 
 def on_axis(axis, config: dict | None = None) -> dict:
     "Entries of MAXConfig for spectra on this axis, and those of `config`."
