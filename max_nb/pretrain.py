@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_pretrain.ipynb #38bdcf86
 from __future__ import annotations
-import functools, hashlib, itertools, json, math, os, re, signal, threading, time, warnings
+import copy, functools, hashlib, itertools, json, math, os, re, signal, threading, time, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -22,12 +22,13 @@ from .spectra import Spectra, as_counts, fingerprint, grouped_split, write_atomi
 __all__ = ['HIDE', 'KEPT', 'SAVE_EVERY_S', 'STATISTICS_OF', 'CUTTING', 'mixing_weights', 'recount', 'pick', 'mix_and_recount',
            'drift', 'step_generator', 'PretrainSettings', 'check_settings', 'batch_rows', 'draw_batch',
            'element_patches', 'draw_mask', 'steps_per_epoch', 'rate_at', 'shares', 'add_gradients', 'check_loss',
-           'train_step', 'make_optimizer', 'Trainer', 'content_sha256', 'checkpoint_state', 'previous',
-           'write_rotating', 'save_checkpoint', 'BrokenCheckpoint', 'load_checkpoint', 'newest_whole', 'restore',
-           'sweep_up', 'patient_interrupt', 'close_epoch', 'show', 'fitting_step', 'check_divisible', 'release_memory',
-           'one_step', 'stop_if_asked', 'run_steps', 'PretrainRun', 'default_epochs', 'as_model', 'on_axis',
-           'check_spectra', 'check_masks', 'best_precision', 'make_accelerator', 'make_trainer', 'finish',
-           'as_settings', 'in_processes', 'one_of_several', 'pretrain', 'preview', 'informative_patches', 'as_seen',
+           'joined', 'cut_as', 'train_step', 'make_optimizer', 'Trainer', 'content_sha256', 'checkpoint_state',
+           'previous', 'write_rotating', 'save_checkpoint', 'BrokenCheckpoint', 'load_checkpoint', 'newest_whole',
+           'restore', 'sweep_up', 'patient_interrupt', 'close_epoch', 'in_one_piece', 'show', 'fitting_step',
+           'check_divisible', 'release_memory', 'one_step', 'agreed', 'stop', 'run_steps', 'PretrainRun',
+           'default_epochs', 'as_model', 'on_axis', 'check_spectra', 'check_masks', 'best_precision', 'sharding',
+           'start_accelerate', 'check_division', 'make_accelerator', 'make_trainer', 'finish', 'as_settings',
+           'in_processes', 'one_of_several', 'pretrain', 'preview', 'informative_patches', 'as_seen',
            'reconstruction_r2', 'published_config', 'pretrain_as_published', 'sweep_cells', 'cell_name', 'cell_recipe',
            'held_out_r2', 'read_cell', 'run_cell', 'sweep', 'plot_sweep']
 
@@ -217,7 +218,7 @@ def add_gradients(model, accelerator, batch: Tensor, mask: Tensor, accumulate: i
     parts, total = shares(len(batch), accelerator.num_processes, accelerator.process_index, accumulate), 0.0
     for i, (rows, weight) in enumerate(parts):
         with nullcontext() if i == len(parts) - 1 else accelerator.no_sync(model):
-            loss = weight * model(batch[rows].to(accelerator.device), mask=mask[rows].to(accelerator.device), loss_only=True).loss
+            with accelerator.autocast(): loss = weight * model(batch[rows].to(accelerator.device), mask=mask[rows].to(accelerator.device), loss_only=True).loss
             accelerator.backward(loss * accelerator.num_processes)
         total = total + loss.detach()
     return accelerator.reduce(total, "sum")
@@ -232,6 +233,21 @@ def check_loss(loss: float, norm: float, step: int, n: int, s: PretrainSettings)
     raise FloatingPointError(f"{what} at step {step} (seed {s.seed}, spectra in rows {shown}). Nothing was changed or saved by this step. Try a learning rate below {s.learning_rate:g}, "
                              f"look at these spectra with `draw_batch(counts, {step}, settings)`" + ("" if s.mixed_precision == "no" else ", or mixed_precision='no'"))
 
+# %% ../nbs/06_pretrain.ipynb #6aad17bb
+def joined(x, keep: bool = True):
+    "Tensors that are cut among processes, in one piece and on the CPU (not `keep`: None), also in dicts and lists; anything else as it is. All processes have to ask."
+    if isinstance(x, dict): return {k: joined(v, keep) for k, v in x.items()}
+    if isinstance(x, (list, tuple)): return type(x)(joined(v, keep) for v in x)
+    if not hasattr(x, "full_tensor"): return x
+    whole = x.full_tensor()
+    return whole.cpu() if keep else None
+
+def cut_as(x: Tensor, like: Tensor) -> Tensor:
+    "`x` cut among processes as `like` is, or as it is where that is whole."
+    if not hasattr(like, "full_tensor"): return x
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(x.to(like.device), like.device_mesh, like.placements)
+
 # %% ../nbs/06_pretrain.ipynb #15aba69d
 def train_step(model, optimizer, accelerator, counts: np.ndarray | Tensor, step: int, total: int, settings: PretrainSettings, accumulate: int | None = None) -> float:
     "One optimisation step, the batch in so many parts (None: as set); returns the loss. FloatingPointError, with nothing changed, where it is not finite."
@@ -240,7 +256,7 @@ def train_step(model, optimizer, accelerator, counts: np.ndarray | Tensor, step:
     mask = draw_mask(len(batch), accelerator.unwrap_model(model).config, settings, generator)
     loss = add_gradients(model, accelerator, batch, mask, accumulate or settings.accumulate)
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
-    loss, norm = torch.stack([loss.float(), norm.float()]).tolist()
+    loss, norm = torch.stack([loss.float(), joined(norm).to(loss)]).tolist()
     check_loss(loss, 0.0 if accelerator.scaler else norm, step, len(counts), settings)
     optimizer.step(); optimizer.zero_grad()
     return loss
@@ -271,6 +287,7 @@ class Trainer:
     accumulate: int = 1   # parts that each batch is worked through in, by now
     seconds: float = 0.0         # time spent, earlier parts of a resumed run included
     on_epoch: Callable | None = None # called with the PretrainRun so far after each epoch
+    whole: MAX | None = None     # where `model` is cut among processes: one in one piece, to take up its weights
 
     @property
     def per_epoch(self) -> int: return steps_per_epoch(len(self.counts), self.settings.batch_size)
@@ -296,8 +313,9 @@ def content_sha256(x) -> str:
 KEPT = ("step", "history", "losses", "seconds")
 
 def checkpoint_state(t: Trainer) -> dict:
-    "All that a resumed run needs, with its checksum."
-    state = dict(weights=t.accelerator.unwrap_model(t.model).state_dict(), optimizer=t.optimizer.state_dict(), identity=t.identity, **{k: getattr(t, k) for k in KEPT})
+    "All that a resumed run needs, with its checksum. Where the model is cut all processes have to ask, and the first one gets it."
+    state = dict(weights=t.accelerator.unwrap_model(t.model).state_dict(), optimizer=t.optimizer.state_dict())
+    state = dict(joined(state, t.accelerator.is_main_process), identity=t.identity, **{k: getattr(t, k) for k in KEPT})
     if t.accelerator.scaler: state["scaler"] = t.accelerator.scaler.state_dict()
     return {**state, "sha256": content_sha256(state)}
 
@@ -316,8 +334,10 @@ def write_rotating(state: dict, checkpoint: Path) -> None:
 # %% ../nbs/06_pretrain.ipynb #bfef6c10
 def save_checkpoint(t: Trainer) -> None:
     "Write all that a resumed run needs; nothing where no folder was given. OSError where it cannot be written; those that were there stay."
-    if t.checkpoint is None or not t.accelerator.is_main_process: return
-    try: write_rotating(checkpoint_state(t), t.checkpoint)
+    if t.checkpoint is None or not (t.whole or t.accelerator.is_main_process): return
+    state = checkpoint_state(t)
+    if not t.accelerator.is_main_process: return
+    try: write_rotating(state, t.checkpoint)
     except (OSError, RuntimeError) as e:
         kept = [str(p) for p in (t.checkpoint, previous(t.checkpoint)) if p.exists()]
         raise OSError(f"{t.checkpoint}: the checkpoint of step {t.step} could not be written ({e}). " + (f"{kept[0]} is as it was; make room and resume" if kept else "There is none yet")) from e
@@ -355,8 +375,11 @@ def restore(t: Trainer) -> None:
     found = newest_whole(t.checkpoint, t.identity) if t.checkpoint else None
     if found is None: return
     path, state = found
-    t.accelerator.unwrap_model(t.model).load_state_dict(state["weights"])
-    t.optimizer.load_state_dict(state["optimizer"])
+    model = t.accelerator.unwrap_model(t.model)
+    own, parameters = model.state_dict(), [p for group in t.optimizer.param_groups for p in group["params"]]
+    model.load_state_dict({k: cut_as(v, own.get(k)) for k, v in state["weights"].items()})
+    moments = {i: {k: cut_as(v, parameters[i]) if v.ndim else v for k, v in kept.items()} for i, kept in state["optimizer"]["state"].items()}
+    t.optimizer.load_state_dict(dict(state["optimizer"], state=moments))
     if t.accelerator.scaler and "scaler" in state: t.accelerator.scaler.load_state_dict(state["scaler"])
     for k in KEPT: setattr(t, k, state[k])
     t.accelerator.wait_for_everyone()
@@ -388,14 +411,22 @@ def close_epoch(t: Trainer) -> None:
     t.history.append(dict(epoch=t.step // t.per_epoch, step=t.step, loss=float(np.mean(t.losses)), learning_rate=t.optimizer.param_groups[0]["lr"], seconds=t.seconds))
     t.losses = []
     t.accelerator.log({k: v for k, v in t.history[-1].items() if k != "step"}, step=t.step)
-    if t.on_epoch and t.accelerator.is_main_process: show(t)
+    if t.on_epoch and (t.whole or t.accelerator.is_main_process): show(t)
 
 # %% ../nbs/06_pretrain.ipynb #6245cd9c
+def in_one_piece(t: Trainer) -> MAX:
+    "The model as it is by now. Where it is cut, all processes have to ask, and `t.whole` takes up its weights."
+    model = t.accelerator.unwrap_model(t.model)
+    if t.whole is None: return model
+    t.whole.load_state_dict(joined(model.state_dict()))
+    return t.whole
+
 def show(t: Trainer) -> None:
     "Call the run's `on_epoch` with the run so far."
-    model = t.accelerator.unwrap_model(t.model).eval()
-    try: t.on_epoch(PretrainRun(model, pd.DataFrame(t.history), t.settings))
-    finally: t.model.train()
+    model = in_one_piece(t).eval()
+    try:
+        if t.accelerator.is_main_process: t.on_epoch(PretrainRun(model, pd.DataFrame(t.history), t.settings))
+    finally: model.train()
 
 # %% ../nbs/06_pretrain.ipynb #9e4c90a1
 def fitting_step(t: Trainer) -> float:
@@ -429,10 +460,13 @@ def one_step(t: Trainer) -> None:
     close_epoch(t)
 
 # %% ../nbs/06_pretrain.ipynb #ff47ddb5
-def stop_if_asked(t: Trainer, asked: list) -> None:
-    "Where any process was asked to stop: save, and raise KeyboardInterrupt in all."
-    if t.accelerator.num_processes > 1: asked = [True] * int(t.accelerator.reduce(torch.tensor(len(asked), device=t.accelerator.device), "sum"))
-    if not asked: return
+def agreed(t: Trainer, *wishes: bool) -> list[bool]:
+    "Of each wish, whether any of the processes has it."
+    if t.accelerator.num_processes == 1: return list(wishes)
+    return (t.accelerator.reduce(torch.tensor(wishes, dtype=torch.float32, device=t.accelerator.device), "sum") > 0).tolist()
+
+def stop(t: Trainer) -> None:
+    "Save, and raise KeyboardInterrupt."
     save_checkpoint(t)
     kept = f"the checkpoint {t.checkpoint} resumes it" if t.checkpoint else "nothing was kept, since no folder `out` was given"
     raise KeyboardInterrupt(f"stopped after step {t.step} of {t.total}; {kept}")
@@ -446,8 +480,9 @@ def run_steps(t: Trainer, progress: bool = True) -> None:
         while t.step < t.total:
             one_step(t); bar.update()
             if t.history: bar.set_postfix_str(f"loss {t.history[-1]['loss']:.4f}", refresh=False)
-            stop_if_asked(t, asked)
-            if time.monotonic() - saved >= SAVE_EVERY_S: save_checkpoint(t); saved = time.monotonic()
+            enough, due = agreed(t, bool(asked), time.monotonic() - saved >= SAVE_EVERY_S)
+            if enough: stop(t)
+            if due: save_checkpoint(t); saved = time.monotonic()
 
 SAVE_EVERY_S = 30 # about the work that is lost when a process is killed
 
@@ -505,13 +540,32 @@ def best_precision() -> str:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 # %% ../nbs/06_pretrain.ipynb #7baf685c
-def make_accelerator(settings: PretrainSettings, log_with=None, out=None):
-    "accelerate's Accelerator for these settings. ValueError for a tracker that is unknown or not installed, and for fp16 without a GPU."
+def sharding():
+    "accelerate's plan for cutting weights, gradients and optimiser among processes (FSDP 2), block by block."
+    from accelerate.utils import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+    return FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["Block"], cpu_ram_efficient_loading=False, mixed_precision_policy=MixedPrecisionPolicy())
+
+def start_accelerate(settings: PretrainSettings, shard: bool, **options):
+    "A new Accelerator, whatever the process has used before."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != settings.mixed_precision: AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision, log_with=log_with, project_dir=out)
-    if accelerator.distributed_type.value in CUTTING: raise ValueError(f"accelerate was started with {accelerator.distributed_type.value}, which cuts the model into pieces; expected plain data parallelism, which divides the batch: weights and optimiser of the largest preset need 6 GB, and `accumulate` makes the rest small")
+    was, told = AcceleratorState() if AcceleratorState._shared_state else None, os.environ.get("ACCELERATE_USE_FSDP")
+    if was and (was.mixed_precision, was.distributed_type.value == "FSDP") != (settings.mixed_precision, shard): AcceleratorState._reset_state()
+    try: return Accelerator(mixed_precision=settings.mixed_precision, fsdp_plugin=sharding() if shard else None, **options)
+    finally: # accelerate would shard all that comes after
+        if shard and told is None: os.environ.pop("ACCELERATE_USE_FSDP", None)
+
+def check_division(accelerator, shard: bool) -> None:
+    "ValueError where accelerate divides the work otherwise than was asked for."
+    kind, n = accelerator.distributed_type.value, accelerator.num_processes
+    if shard and kind != "FSDP": raise ValueError(f"shard is True, but there is nothing to cut a model for: accelerate found {kind} ({n} process{'es' * (n > 1)} on {accelerator.device.type}); expected several GPUs with a process each, as from `processes=4` or `accelerate launch`")
+    if not shard and kind in CUTTING: raise ValueError(f"accelerate was started with {kind}, which cuts the model into pieces; expected plain data parallelism, which divides the batch, or shard=True, which cuts weights, gradients and optimiser")
+
+def make_accelerator(settings: PretrainSettings, log_with=None, out=None, shard: bool = False):
+    "accelerate's Accelerator for these settings. ValueError for a tracker that is unknown or not installed, for fp16 without a GPU, and where there are no GPUs to cut a model among."
+    accelerator = start_accelerate(settings, shard, log_with=log_with, project_dir=out)
+    check_division(accelerator, shard)
     if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu": raise ValueError("mixed_precision is 'fp16', which needs a GPU; expected 'no' or 'bf16' on this machine")
     wanted = log_with if isinstance(log_with, (list, tuple)) else [log_with] if log_with else []
     if len(accelerator.log_with) < len(wanted): raise ValueError(f"log_with is {log_with!r}, but only {[str(w) for w in accelerator.log_with]} are installed here; install the rest (`pip install tensorboard`), or leave it out")
@@ -521,20 +575,22 @@ def make_accelerator(settings: PretrainSettings, log_with=None, out=None):
 CUTTING = ("FSDP", "DEEPSPEED", "MEGATRON_LM") # ways of accelerate in which no process holds the whole model
 
 # %% ../nbs/06_pretrain.ipynb #6b5785ec
-def make_trainer(model: MAX, counts: np.ndarray, settings: PretrainSettings, out, log_with=None, on_epoch=None) -> Trainer:
+def make_trainer(model: MAX, counts: np.ndarray, settings: PretrainSettings, out, log_with=None, on_epoch=None, shard: bool = False) -> Trainer:
     "A run at step 0."
     check_shape(counts, model.config); check_masks(model.config, settings)
     identity = dict(settings=repr(settings), config=repr(model.config), data=fingerprint(counts))
     arithmetic = {f.name: getattr(settings, f.name) for f in fields(settings) if not f.repr and getattr(settings, f.name) != f.default}
-    accelerator = make_accelerator(settings, log_with, out)
+    accelerator = make_accelerator(settings, log_with, out, shard)
+    whole, model = (model, copy.deepcopy(model)) if shard else (None, model)
     prepared, optimizer = accelerator.prepare(model.train(), make_optimizer(model, settings))
-    return Trainer(prepared, optimizer, accelerator, counts, settings, identity | arithmetic, Path(out) / "checkpoint.pt" if out else None, accumulate=settings.accumulate, on_epoch=on_epoch)
+    return Trainer(prepared, optimizer, accelerator, counts, settings, identity | arithmetic, Path(out) / "checkpoint.pt" if out else None, accumulate=settings.accumulate, on_epoch=on_epoch, whole=whole)
 
 # %% ../nbs/06_pretrain.ipynb #fd45ad7d
 def finish(t: Trainer, out) -> PretrainRun:
     "The result; with a folder, the model and its history are written there and the last checkpoint kept."
     if out: save_checkpoint(t)
-    model = t.accelerator.unwrap_model(t.model, keep_fp32_wrapper=False).cpu().eval()
+    model = in_one_piece(t) if t.whole else t.accelerator.unwrap_model(t.model, keep_fp32_wrapper=False)
+    model = model.cpu().eval()
     vars(model).pop("forward", None) # mixed precision had wrapped it
     run = PretrainRun(model, pd.DataFrame(t.history), t.settings)
     if out and t.accelerator.is_main_process:
@@ -586,6 +642,7 @@ def pretrain(
     on_epoch: Callable | None = None,       # called with the PretrainRun so far after each epoch
     log_with = None,                        # trackers of accelerate: "tensorboard", "wandb", an object of theirs, or a list
     processes: int = 1,                     # among which each batch is divided; needs `out`, and spectra in memory
+    shard: bool = False,                    # cut weights, gradients and optimiser among the processes, too; needs several GPUs
     **more,                                 # other entries of PretrainSettings
 ) -> PretrainRun:
     "Train a masked autoencoder on unlabelled spectra. ValueError for spectra and settings that cannot work, a wrong axis, or a checkpoint of another run; FloatingPointError where it diverges; OSError where the disk is full."
@@ -593,8 +650,8 @@ def pretrain(
     settings = as_settings(settings, len(counts), epochs, mask_ratio, batch_size, seed, more)
     check_spectra(counts, settings)
     if settings.mixed_precision == "auto": settings = replace(settings, mixed_precision=best_precision())
-    if processes != 1: return in_processes(processes, spectra, out, on_epoch, model_or_preset=model_or_preset, resume=resume, progress=progress, settings=settings, config=config, log_with=log_with)
-    trainer = make_trainer(as_model(model_or_preset, spectra, settings.seed, config), counts, settings, out, log_with, on_epoch)
+    if processes != 1: return in_processes(processes, spectra, out, on_epoch, model_or_preset=model_or_preset, resume=resume, progress=progress, settings=settings, config=config, log_with=log_with, shard=shard)
+    trainer = make_trainer(as_model(model_or_preset, spectra, settings.seed, config), counts, settings, out, log_with, on_epoch, shard)
     if trainer.accelerator.is_main_process: sweep_up(trainer.checkpoint)
     try:
         if resume: restore(trainer)

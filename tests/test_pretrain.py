@@ -847,11 +847,3 @@ def test_automatic_precision_is_what_the_device_does_best(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: has)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
         assert best_precision() == expected
-
-
-def test_a_model_in_pieces_is_refused(monkeypatch):
-    import accelerate
-    from accelerate.utils import DistributedType
-    monkeypatch.setattr(accelerate.Accelerator, "distributed_type", DistributedType.FSDP)
-    with pytest.raises(ValueError, match="started with FSDP.*expected plain data parallelism"):
-        pretrain(spectra(), model(), epochs=1, batch_size=4, progress=False)
