@@ -73,7 +73,7 @@ class VisibleOnly(MAX):
         return (counts * visible).sum(1, keepdim=True) / (share * visible).sum(1, keepdim=True)
 
     def forward(self, counts, mask=None, mask_ratio=None, seed=None, loss_only=False):
-        counts = as_tensor(counts, self.config, self.device)
+        counts = as_tensor(counts, self.config, self.device, window=loss_only)
         mask = self.draw_mask(len(counts), mask_ratio, seed) if mask is None else check_mask(mask, len(counts), self.config.n_patches)
         window = counts[:, : self.config.n_window]
         x = patchify(((window / self.scale(window, mask)).sqrt() - self.normaliser.mean) / self.normaliser.std, self.config.patch_size)

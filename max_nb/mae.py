@@ -119,16 +119,16 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None, asking: Tensor | None = None) -> Tensor:
         "x (B, N, D), valid (B, N) bool, asking (B, Q) places -> (B, N, D), or (B, Q, D) for those that ask."
-        if asking is None: q, k, v = self.heads(self.qkv(x), 3)
+        d, seen = x.shape[-1], None if valid is None else valid[:, None, None, :]
+        if asking is None: q, k, v = self.qkv(x).split(d, -1)
         else:
-            d, w, b = x.shape[-1], self.qkv.weight, self.qkv.bias
-            (q,), (k, v) = self.heads(F.linear(take(x, asking), w[:d], b[:d]), 1), self.heads(F.linear(x, w[d:], b[d:]), 2)
-        seen = None if valid is None else valid[:, None, None, :]
-        return self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2))
+            (w, w_kv), (b, b_kv) = (p.split([d, 2 * d]) for p in (self.qkv.weight, self.qkv.bias))
+            q, (k, v) = F.linear(take(x, asking), w, b), F.linear(x, w_kv, b_kv).split(d, -1)
+        return self.proj(F.scaled_dot_product_attention(*map(self.heads, (q, k, v)), attn_mask=seen).transpose(1, 2).flatten(2))
 
-    def heads(self, x: Tensor, n: int) -> Tensor:
-        "(B, N, n * D) -> (n, B, heads, N, D / heads)."
-        return x.unflatten(-1, (n, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def heads(self, x: Tensor) -> Tensor:
+        "(B, N, D) -> (B, heads, N, D / heads)."
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 def take(
     x: Tensor,      # (B, N, D)
@@ -429,10 +429,12 @@ def initialise(module: nn.Module) -> None:
 # %% ../nbs/05_mae.ipynb #db123fca
 def as_tensor(counts, # Spectra, array or tensor (B, C)
               config: MAXConfig,
-              device = None) -> Tensor:  # (B, C) float32
+              device = None,
+              window: bool = False, # the channels of the window are enough
+             ) -> Tensor:           # (B, C) float32
     "Raw counts as a float tensor; ValueError where the number of channels is not the model's."
     x = counts if isinstance(counts, Tensor) else torch.from_numpy(np.array(as_counts(counts), np.float32))
-    check_shape(x, config)
+    if not (window and x.ndim == 2 and x.shape[1] == config.n_window): check_shape(x, config)
     return x.to(device=device, dtype=torch.float32)
 
 def check_shape(counts, config: MAXConfig) -> None:
@@ -467,21 +469,21 @@ class MAX(nn.Module):
         return patchify(self.normaliser(counts[:, : self.config.n_window]), self.config.patch_size)
 
     def forward(self,
-                counts,                            # (B, C) raw counts
+                counts,                            # (B, C) raw counts; for the loss only, those of the window are enough
                 mask: Tensor | None = None,        # (B, L) bool, True = hidden; drawn at random if not given
                 mask_ratio: float | None = None,   # share to hide (None: the configuration's)
                 seed: int | None = None,           # of the random mask (None: torch's global generator)
                 loss_only: bool = False,           # leave out what the loss does not need; the reconstruction is then None
                ) -> MAEOutput:
         "Hide, encode what is visible, guess the rest."
-        counts = as_tensor(counts, self.config, self.device)
+        counts = as_tensor(counts, self.config, self.device, window=loss_only)
         x = self.patches(counts)
         mask = self.draw_mask(len(x), mask_ratio, seed) if mask is None else check_mask(mask, len(x), self.config.n_patches).to(self.device)
         first = self.first_guess(counts, mask)
         if loss_only and self.config.loss_on == "hidden" and mask.any(): return MAEOutput(self.hidden_loss(x, mask) if first is None else self.hidden_loss(x, mask, x - first), None, mask)
         guess = self.decoder(*self.encoder(x, ~mask))
         if first is not None: guess = guess + first
-        return MAEOutput(masked_mse(guess, x, mask, self.config.loss_on), self.whole(guess, counts), mask)
+        return MAEOutput(masked_mse(guess, x, mask, self.config.loss_on), None if loss_only else self.whole(guess, counts), mask)
 
     def hidden_loss(self, x: Tensor, mask: Tensor, truth: Tensor | None = None) -> Tensor:
         "The loss of patches (B, L, P) under a mask (B, L), by guessing the hidden ones alone. `truth`: what the network ought to say, where that is not x."

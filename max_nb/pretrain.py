@@ -224,14 +224,14 @@ def add_gradients(model, accelerator, batch: Tensor, mask: Tensor, accumulate: i
     return accelerator.reduce(total, "sum")
 
 # %% ../nbs/06_pretrain.ipynb #ab3ca744
-def check_loss(loss: float, norm: float, step: int, n: int, s: PretrainSettings) -> None:
-    "Stop a run that has diverged (loss, or gradient norm where there is one, not finite), naming the step and its rows of `n` spectra, with advice."
+def check_loss(loss: float, norm: float, step: int, counts: np.ndarray | Tensor, s: PretrainSettings) -> None:
+    "Stop a run that has diverged (loss, or gradient norm where there is one, not finite), naming the step and its rows of `counts`, with advice."
     if math.isfinite(loss) and math.isfinite(norm): return
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-    rows = batch_rows(n, step, s).flatten().unique().tolist()
+    rows = batch_rows(len(counts), step, s).flatten().unique().tolist()
     shown = ", ".join(map(str, rows[:12])) + (f" and {len(rows) - 12} more" if len(rows) > 12 else "")
     raise FloatingPointError(f"{what} at step {step} (seed {s.seed}, spectra in rows {shown}). Nothing was changed or saved by this step. Try a learning rate below {s.learning_rate:g}, "
-                             f"look at these spectra with `draw_batch(counts, {step}, settings)`" + ("" if s.mixed_precision == "no" else ", or mixed_precision='no'"))
+                             f"look at these spectra with `draw_batch(counts[:, :{counts.shape[1]}], {step}, settings)`" + ("" if s.mixed_precision == "no" else ", or mixed_precision='no'"))
 
 # %% ../nbs/06_pretrain.ipynb #6aad17bb
 def joined(x, keep: bool = True):
@@ -257,7 +257,7 @@ def train_step(model, optimizer, accelerator, counts: np.ndarray | Tensor, step:
     loss = add_gradients(model, accelerator, batch, mask, accumulate or settings.accumulate)
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
     loss, norm = torch.stack([loss.float(), joined(norm).to(loss)]).tolist()
-    check_loss(loss, 0.0 if accelerator.scaler else norm, step, len(counts), settings)
+    check_loss(loss, 0.0 if accelerator.scaler else norm, step, counts, settings)
     optimizer.step(); optimizer.zero_grad()
     return loss
 
@@ -277,7 +277,7 @@ class Trainer:
     model: MAX
     optimizer: torch.optim.Optimizer
     accelerator: object          # accelerate.Accelerator
-    counts: np.ndarray           # (N, C) raw counts, in memory or on disk
+    counts: np.ndarray           # (N, C) raw counts, in memory or on disk: the channels that are trained on
     settings: PretrainSettings
     identity: dict               # what makes this run this run
     checkpoint: Path | None      # file to keep the state in
@@ -583,7 +583,8 @@ def make_trainer(model: MAX, counts: np.ndarray, settings: PretrainSettings, out
     accelerator = make_accelerator(settings, log_with, out, shard)
     whole, model = (model, copy.deepcopy(model)) if shard else (None, model)
     prepared, optimizer = accelerator.prepare(model.train(), make_optimizer(model, settings))
-    return Trainer(prepared, optimizer, accelerator, counts, settings, identity | arithmetic, Path(out) / "checkpoint.pt" if out else None, accumulate=settings.accumulate, on_epoch=on_epoch, whole=whole)
+    seen = counts if settings.wander else counts[:, : model.config.n_window]
+    return Trainer(prepared, optimizer, accelerator, seen, settings, identity | arithmetic, Path(out) / "checkpoint.pt" if out else None, accumulate=settings.accumulate, on_epoch=on_epoch, whole=whole)
 
 # %% ../nbs/06_pretrain.ipynb #fd45ad7d
 def finish(t: Trainer, out) -> PretrainRun:

@@ -381,6 +381,18 @@ def test_the_loss_alone_of_a_spectrum_with_nothing_hidden_is_that_of_the_whole()
     assert torch.equal(model(counts, mask=mask, loss_only=True).loss, model(counts, mask=mask).loss)
 
 
+@pytest.mark.parametrize("loss_on", ["hidden", "all"])
+def test_for_the_loss_the_channels_of_the_window_are_enough(loss_on):
+    model = MAX(MAXConfig(**dict(SMALL, max_kev=1.28, loss_on=loss_on)))
+    n, c = model.config.n_window, model.config.n_channels
+    counts, mask = torch.poisson(torch.full((3, c), 9.0)), random_mask(3, model.config.n_patches, 0.5)
+    assert n < c and torch.equal(model(counts[:, :n], mask=mask, loss_only=True).loss, model(counts, mask=mask, loss_only=True).loss)
+    assert torch.isclose(model(counts[:, :n], mask=mask, loss_only=True).loss, model(counts, mask=mask).loss, rtol=1e-4)
+    for wrong in (counts[:, :n], counts[:, : n + 1], counts[0]):
+        with pytest.raises(ValueError, match=rf"expected \(B, {c}\)"): model(wrong, mask=mask)
+    with pytest.raises(ValueError, match=rf"expected \(B, {c}\)"): model(counts[:, : n + 1], mask=mask, loss_only=True)
+
+
 @given(st.integers(2, 40), st.integers(1, 8), st.floats(0.05, 0.95), st.integers(0, 99))
 def test_groups_hide_as_many_in_every_row(n_patches, width, ratio, seed):
     mask = grouped_mask(5, bands(n_patches, width), ratio, torch.Generator().manual_seed(seed))

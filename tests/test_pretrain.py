@@ -847,3 +847,15 @@ def test_automatic_precision_is_what_the_device_does_best(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: has)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
         assert best_precision() == expected
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_what_lies_above_the_window_is_not_trained_on(augment):
+    few, recipe = spectra(), replace(RECIPE, augment=augment)
+    changed = few.replaced(counts=np.concatenate([few.counts[:, :48], few.counts[:, 48:] * 3 + 7], 1))
+    def trained(s): return pretrain(s, MAX(replace(SMALL, max_kev=0.96)), settings=recipe, progress=False)
+    torch.manual_seed(0); one = trained(few)
+    torch.manual_seed(0); other = trained(changed)
+    assert one.model.config.n_window == 48 and torch.equal(weights(one.model), weights(other.model))
+    t = make_trainer(MAX(replace(SMALL, max_kev=0.96)), few.counts, replace(RECIPE, wander=0.5), None)
+    assert t.counts.shape[1] == 64, "counts drift across the edge"
