@@ -1,6 +1,6 @@
 """How many spectra a second a training step takes in, beside other ways to train the same model.
 
-All of them run in one process, in turn, for several rounds; the median of the rounds counts, and ratios are taken within this run.
+All of them run in one process, in a new order in each of several rounds; the median of the rounds counts, and ratios are taken within this run.
 
 - `max_nb`: our step (`one_step`): draw the batch, hide, forward, backward, clip, AdamW. The spectra themselves, and fresh mixtures of them
 - (a) a plain PyTorch MAE of the same shape, as one would write it: `nn.TransformerEncoder`, a `DataLoader`, AdamW
@@ -137,7 +137,7 @@ def main():
     from max_nb.mae import preset_config
     axis = EnergyAxis()
     config, wide = preset_config(a.preset), preset_config(a.preset, max_kev=float(axis.edges[-1]))
-    counts = spectra(2000, axis)
+    counts = spectra(32 * a.batch, axis)  # no batch is smaller than the others
     seen = MAX(config).normaliser
     seen.learn(torch.as_tensor(counts[:, : config.n_window], dtype=torch.float32))
     with torch.no_grad():
@@ -155,8 +155,11 @@ def main():
     for step in jobs.values():
         step()
     wall, busy = {name: [] for name in jobs}, {name: [] for name in jobs}
+    order = np.random.default_rng(0)
     for _ in range(a.rounds):
-        for name, step in jobs.items():
+        for name in order.permutation(list(jobs)):
+            step = jobs[name]
+            step()  # finds the caches full of its predecessor's numbers
             began, cpu = time.perf_counter(), time.process_time()
             for _ in range(a.steps):
                 step()
