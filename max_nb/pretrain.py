@@ -24,13 +24,14 @@ __all__ = ['HIDE', 'KEPT', 'SAVE_EVERY_S', 'STATISTICS_OF', 'CUTTING', 'mixing_w
            'element_patches', 'draw_mask', 'steps_per_epoch', 'rate_at', 'shares', 'add_gradients', 'check_loss',
            'joined', 'cut_as', 'train_step', 'make_optimizer', 'Trainer', 'content_sha256', 'checkpoint_state',
            'previous', 'write_rotating', 'save_checkpoint', 'BrokenCheckpoint', 'load_checkpoint', 'newest_whole',
-           'restore', 'sweep_up', 'patient_interrupt', 'close_epoch', 'in_one_piece', 'show', 'fitting_step',
-           'check_divisible', 'release_memory', 'one_step', 'agreed', 'stop', 'run_steps', 'PretrainRun',
-           'default_epochs', 'as_model', 'on_axis', 'check_spectra', 'check_masks', 'best_precision', 'sharding',
-           'start_accelerate', 'check_division', 'make_accelerator', 'make_trainer', 'finish', 'as_settings',
-           'in_processes', 'one_of_several', 'pretrain', 'preview', 'informative_patches', 'as_seen',
-           'reconstruction_r2', 'published_config', 'pretrain_as_published', 'sweep_cells', 'cell_name', 'cell_recipe',
-           'held_out_r2', 'read_cell', 'run_cell', 'sweep', 'plot_sweep']
+           'check_same_step', 'restore', 'sweep_up', 'patient_interrupt', 'close_epoch', 'in_one_piece', 'show',
+           'fitting_step', 'check_divisible', 'release_memory', 'one_step', 'agreed', 'stop', 'run_steps',
+           'PretrainRun', 'default_epochs', 'as_model', 'on_axis', 'check_spectra', 'check_masks', 'best_precision',
+           'sharding', 'start_accelerate', 'check_division', 'check_alike', 'make_accelerator', 'unprepared',
+           'same_weights', 'make_trainer', 'finish', 'as_settings', 'in_processes', 'one_of_several', 'pretrain',
+           'preview', 'informative_patches', 'as_seen', 'reconstruction_r2', 'published_config',
+           'pretrain_as_published', 'sweep_cells', 'cell_name', 'cell_recipe', 'held_out_r2', 'read_cell', 'run_cell',
+           'sweep', 'plot_sweep']
 
 # %% ../nbs/06_pretrain.ipynb #cdb40fc1
 def mixing_weights(
@@ -217,7 +218,7 @@ def add_gradients(model, accelerator, batch: Tensor, mask: Tensor, accumulate: i
     "Forward and backward over this process's parts of (B, C) counts and (B, L) mask; the loss of the whole batch."
     parts, total = shares(len(batch), accelerator.num_processes, accelerator.process_index, accumulate), 0.0
     for i, (rows, weight) in enumerate(parts):
-        with nullcontext() if i == len(parts) - 1 else accelerator.no_sync(model):
+        with nullcontext() if i == len(parts) - 1 or accelerator.is_fsdp2 else accelerator.no_sync(model):
             with accelerator.autocast(): loss = weight * model(batch[rows].to(accelerator.device), mask=mask[rows].to(accelerator.device), loss_only=True).loss
             accelerator.backward(loss * accelerator.num_processes)
         total = total + loss.detach()
@@ -370,9 +371,15 @@ def newest_whole(checkpoint: Path, identity: dict) -> tuple[Path, dict] | None:
     if broken: raise ValueError("; ".join(broken) + ". Remove what is broken to begin anew, or start with resume=False")
 
 # %% ../nbs/06_pretrain.ipynb #8330c1fb
+def check_same_step(t: Trainer, step: int) -> None:
+    "ValueError where the processes have found different checkpoints."
+    steps = t.accelerator.gather(torch.tensor([step], device=t.accelerator.device)).tolist()
+    if len(set(steps)) > 1: raise ValueError(f"the processes found checkpoints of steps {steps} at {t.checkpoint}; expected one, in a folder that all of them see")
+
 def restore(t: Trainer) -> None:
     "Take up the state of the newest whole checkpoint, if there is one."
     found = newest_whole(t.checkpoint, t.identity) if t.checkpoint else None
+    check_same_step(t, found[1]["step"] if found else 0)
     if found is None: return
     path, state = found
     model = t.accelerator.unwrap_model(t.model)
@@ -414,18 +421,20 @@ def close_epoch(t: Trainer) -> None:
     if t.on_epoch and (t.whole or t.accelerator.is_main_process): show(t)
 
 # %% ../nbs/06_pretrain.ipynb #6245cd9c
-def in_one_piece(t: Trainer) -> MAX:
-    "The model as it is by now. Where it is cut, all processes have to ask, and `t.whole` takes up its weights."
+def in_one_piece(t: Trainer, keep: bool = True) -> MAX:
+    "The model as it is by now. Where it is cut, all processes have to ask, and `t.whole` takes up its weights (unless not `keep`)."
     model = t.accelerator.unwrap_model(t.model)
     if t.whole is None: return model
-    t.whole.load_state_dict(joined(model.state_dict()))
+    state = joined(model.state_dict(), keep)
+    if keep: t.whole.load_state_dict(state)
     return t.whole
 
 def show(t: Trainer) -> None:
     "Call the run's `on_epoch` with the run so far."
-    model = in_one_piece(t).eval()
+    first = t.accelerator.is_main_process
+    model = in_one_piece(t, keep=first).eval()
     try:
-        if t.accelerator.is_main_process: t.on_epoch(PretrainRun(model, pd.DataFrame(t.history), t.settings))
+        if first: t.on_epoch(PretrainRun(model, pd.DataFrame(t.history), t.settings))
     finally: model.train()
 
 # %% ../nbs/06_pretrain.ipynb #9e4c90a1
@@ -468,6 +477,7 @@ def agreed(t: Trainer, *wishes: bool) -> list[bool]:
 def stop(t: Trainer) -> None:
     "Save, and raise KeyboardInterrupt."
     save_checkpoint(t)
+    t.accelerator.wait_for_everyone() # nobody leaves while the first one writes
     kept = f"the checkpoint {t.checkpoint} resumes it" if t.checkpoint else "nothing was kept, since no folder `out` was given"
     raise KeyboardInterrupt(f"stopped after step {t.step} of {t.total}; {kept}")
 
@@ -550,17 +560,28 @@ def start_accelerate(settings: PretrainSettings, shard: bool, **options):
     "A new Accelerator, whatever the process has used before."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    was, told = AcceleratorState() if AcceleratorState._shared_state else None, os.environ.get("ACCELERATE_USE_FSDP")
-    if was and (was.mixed_precision, was.distributed_type.value == "FSDP") != (settings.mixed_precision, shard): AcceleratorState._reset_state()
+    if AcceleratorState._shared_state:
+        was = AcceleratorState()
+        sharded = was.distributed_type.value == "FSDP"
+        if (was.mixed_precision, sharded) != (settings.mixed_precision, shard): AcceleratorState._reset_state(reset_partial_state=sharded)
+    told = {name: os.environ.get(name) for name in ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")}
     try: return Accelerator(mixed_precision=settings.mixed_precision, fsdp_plugin=sharding() if shard else None, **options)
-    finally: # accelerate would shard all that comes after
-        if shard and told is None: os.environ.pop("ACCELERATE_USE_FSDP", None)
+    finally: # accelerate sets these for all that comes after
+        for name, value in told.items():
+            if value is None: os.environ.pop(name, None)
+            else: os.environ[name] = value
 
 def check_division(accelerator, shard: bool) -> None:
     "ValueError where accelerate divides the work otherwise than was asked for."
     kind, n = accelerator.distributed_type.value, accelerator.num_processes
-    if shard and kind != "FSDP": raise ValueError(f"shard is True, but there is nothing to cut a model for: accelerate found {kind} ({n} process{'es' * (n > 1)} on {accelerator.device.type}); expected several GPUs with a process each, as from `processes=4` or `accelerate launch`")
+    if shard and not accelerator.is_fsdp2: raise ValueError(f"shard is True, but there is nothing to cut a model for: accelerate found {kind} ({n} process{'es' * (n > 1)} on {accelerator.device.type}); expected several GPUs with a process each, as from `processes=4` or `accelerate launch`")
     if not shard and kind in CUTTING: raise ValueError(f"accelerate was started with {kind}, which cuts the model into pieces; expected plain data parallelism, which divides the batch, or shard=True, which cuts weights, gradients and optimiser")
+
+def check_alike(accelerator, **given) -> None:
+    "ValueError where an argument is given in some of the processes only, and these would wait for the others."
+    found = accelerator.reduce(torch.tensor([float(v is not None) for v in given.values()], device=accelerator.device), "sum").tolist()
+    odd = [f"{name} in {k:.0f}" for name, k in zip(given, found) if k not in (0, accelerator.num_processes)]
+    if odd: raise ValueError(f"with shard=True all {accelerator.num_processes} processes work on what is written and shown; found {' and '.join(odd)} of them, expected it in all or in none")
 
 def make_accelerator(settings: PretrainSettings, log_with=None, out=None, shard: bool = False):
     "accelerate's Accelerator for these settings. ValueError for a tracker that is unknown or not installed, for fp16 without a GPU, and where there are no GPUs to cut a model among."
@@ -575,13 +596,27 @@ def make_accelerator(settings: PretrainSettings, log_with=None, out=None, shard:
 CUTTING = ("FSDP", "DEEPSPEED", "MEGATRON_LM") # ways of accelerate in which no process holds the whole model
 
 # %% ../nbs/06_pretrain.ipynb #6b5785ec
+def unprepared(model: MAX) -> MAX:
+    "The model without what accelerate has left on it: it would take it for prepared and leave it on its device."
+    vars(model).pop("_is_accelerate_prepared", None)
+    if vars(model).pop("_original_forward", None): vars(model).pop("forward", None)
+    return model
+
+def same_weights(model: MAX, accelerator) -> None:
+    "Give all processes the weights of the first one, as plain data parallelism does by itself."
+    for v in model.state_dict().values():
+        first = v.to(accelerator.device).contiguous()
+        torch.distributed.broadcast(first, 0)
+        v.copy_(first)
+
 def make_trainer(model: MAX, counts: np.ndarray, settings: PretrainSettings, out, log_with=None, on_epoch=None, shard: bool = False) -> Trainer:
     "A run at step 0."
     check_shape(counts, model.config); check_masks(model.config, settings)
     identity = dict(settings=repr(settings), config=repr(model.config), data=fingerprint(counts))
     arithmetic = {f.name: getattr(settings, f.name) for f in fields(settings) if not f.repr and getattr(settings, f.name) != f.default}
     accelerator = make_accelerator(settings, log_with, out, shard)
-    whole, model = (model, copy.deepcopy(model)) if shard else (None, model)
+    whole, model = (model, copy.deepcopy(unprepared(model))) if shard else (None, unprepared(model))
+    if shard: check_alike(accelerator, out=out, on_epoch=on_epoch); same_weights(model, accelerator)
     prepared, optimizer = accelerator.prepare(model.train(), make_optimizer(model, settings))
     seen = counts if settings.wander else counts[:, : model.config.n_window]
     return Trainer(prepared, optimizer, accelerator, seen, settings, identity | arithmetic, Path(out) / "checkpoint.pt" if out else None, accumulate=settings.accumulate, on_epoch=on_epoch, whole=whole)
@@ -592,7 +627,7 @@ def finish(t: Trainer, out) -> PretrainRun:
     if out: save_checkpoint(t)
     model = in_one_piece(t) if t.whole else t.accelerator.unwrap_model(t.model, keep_fp32_wrapper=False)
     model = model.cpu().eval()
-    vars(model).pop("forward", None) # mixed precision had wrapped it
+    vars(unprepared(model)).pop("forward", None) # mixed precision had wrapped it
     run = PretrainRun(model, pd.DataFrame(t.history), t.settings)
     if out and t.accelerator.is_main_process:
         run.model.save_pretrained(out)
@@ -610,15 +645,16 @@ def as_settings(settings, n: int, epochs, mask_ratio, batch_size, seed, more: di
     return settings
 
 # %% ../nbs/06_pretrain.ipynb #2d4ceaed
-def in_processes(n: int, spectra: Spectra, out, on_epoch, **options) -> PretrainRun:
+def in_processes(n: int, spectra: Spectra, out, on_epoch, shard: bool, **options) -> PretrainRun:
     "Run `pretrain` in `n` new processes of this machine. ValueError for what cannot be passed on to them; ChildFailedError with the message of the one that failed."
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
     if not isinstance(n, (int, np.integer)) or n < 1: raise ValueError(f"processes is {n!r}; expected a whole number of at least 1")
     if out is None: raise ValueError(f"processes is {n}, but no folder `out` was given; expected one, since that is where the result is kept")
     if on_epoch is not None: raise ValueError("on_epoch is given beside processes; expected one or the other, since another process cannot draw here")
     if spectra.on_disk: raise ValueError("the spectra are on disk; expected them in memory. For archives larger than memory start a script with `accelerate launch`")
+    if shard and torch.cuda.device_count() < n: raise ValueError(f"shard is True and processes is {n}, but there are {torch.cuda.device_count()} GPUs; expected one for each process")
     launch = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=n, run_id="pretrain", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0, start_method="spawn")
-    elastic_launch(launch, one_of_several)(spectra, dict(options, out=str(out)))
+    elastic_launch(launch, one_of_several)(spectra, dict(options, out=str(out), shard=shard))
     return PretrainRun(MAX.from_pretrained(out), pd.read_csv(Path(out) / "history.csv"), options["settings"])
 
 def one_of_several(spectra: Spectra, options: dict) -> None:
