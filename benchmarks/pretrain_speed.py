@@ -152,8 +152,6 @@ def main():
     except ImportError as e:
         print(f"chemomae is left out: {e}")
     flops = {name: flops_of(step) for name, step in jobs.items()}
-    for step in jobs.values():
-        step()
     wall, busy = {name: [] for name in jobs}, {name: [] for name in jobs}
     order = np.random.default_rng(0)
     for _ in range(a.rounds):

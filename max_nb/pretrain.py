@@ -615,8 +615,11 @@ def make_trainer(model: MAX, counts: np.ndarray, settings: PretrainSettings, out
     identity = dict(settings=repr(settings), config=repr(model.config), data=fingerprint(counts))
     arithmetic = {f.name: getattr(settings, f.name) for f in fields(settings) if not f.repr and getattr(settings, f.name) != f.default}
     accelerator = make_accelerator(settings, log_with, out, shard)
-    whole, model = (model, copy.deepcopy(unprepared(model))) if shard else (None, unprepared(model))
-    if shard: check_alike(accelerator, out=out, on_epoch=on_epoch); same_weights(model, accelerator)
+    whole, model = None, unprepared(model)
+    if shard:
+        check_alike(accelerator, out=out, on_epoch=on_epoch)
+        whole, model = model, copy.deepcopy(model)
+        same_weights(model, accelerator)
     prepared, optimizer = accelerator.prepare(model.train(), make_optimizer(model, settings))
     seen = counts if settings.wander else counts[:, : model.config.n_window]
     return Trainer(prepared, optimizer, accelerator, seen, settings, identity | arithmetic, Path(out) / "checkpoint.pt" if out else None, accumulate=settings.accumulate, on_epoch=on_epoch, whole=whole)

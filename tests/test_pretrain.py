@@ -859,3 +859,16 @@ def test_what_lies_above_the_window_is_not_trained_on(augment):
     assert one.model.config.n_window == 48 and torch.equal(weights(one.model), weights(other.model))
     t = make_trainer(MAX(replace(SMALL, max_kev=0.96)), few.counts, replace(RECIPE, wander=0.5), None)
     assert t.counts.shape[1] == 64, "counts drift across the edge"
+
+
+def test_a_model_that_was_trained_before_is_prepared_anew():
+    "accelerate takes a model with its mark for prepared, leaves it on its device and in its precision."
+    m, types = model(), []
+    def enough(run): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(spectra(), m, settings=replace(RECIPE, mixed_precision="bf16"), progress=False, on_epoch=enough)
+    hook = m.encoder.blocks[0].mlp.fc1.register_forward_hook(lambda module, given, out: types.append(out.dtype))
+    pretrain(spectra(), m, settings=RECIPE, progress=False)
+    hook.remove()
+    assert set(types) == {torch.float32}
+    assert not vars(m).keys() & {"_is_accelerate_prepared", "_original_forward", "forward"}

@@ -1,6 +1,7 @@
 """A model that is cut among processes (FSDP) learns what one in one piece learns, and its checkpoints serve both."""
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
+import max_nb.pretrain as P
 from max_nb.mae import MAX
 from max_nb.pretrain import pretrain
 from test_pretrain import PARTS, RECIPE, free_port, model, spectra, weights
@@ -96,32 +99,26 @@ def rank():
     return int(os.environ["RANK"])
 
 
-def stopped_in_one_piece(folder):
+def stopped_in_one_piece(folder, monkeypatch):
     "A run in one process that is asked to stop after the fourth step."
-    import signal
-    import max_nb.pretrain as P
     step = P.one_step
     def interrupted(t):
         step(t)
         if t.step == 4: signal.raise_signal(signal.SIGTERM)
-    P.one_step = interrupted
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(spectra(), learned(), settings=STOPPED, out=folder, progress=False)
-    finally:
-        P.one_step = step
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(P, "one_step", interrupted)
+        pretrain(spectra(), learned(), settings=STOPPED, out=folder, progress=False)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="notebook_launcher forks")
 def test_a_model_cut_in_two_learns_as_one_in_one_piece(tmp_path, monkeypatch):
-    import max_nb.pretrain as P
-    monkeypatch.setattr(P, "check_loss", P.check_loss)
+    monkeypatch.setattr(P, "check_loss", P.check_loss) # put back afterwards
     norms, one, sizes = norms_of(P), {}, {}
     for name, changes in TYPES.items():
         norms.clear()
         one[name] = pretrain(spectra(), learned(), settings=replace(RECIPE, **changes | dict(accumulate=1)), progress=False)
         sizes[name] = norms[:]
-    stopped_in_one_piece(tmp_path / "taken up")
+    stopped_in_one_piece(tmp_path / "taken up", monkeypatch)
     script = SCRIPT.format(tests=str(Path(__file__).parent), port=free_port())
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
