@@ -30,7 +30,7 @@ from torch import nn
 
 from common import DATA, HERE, markdown
 from max_nb.energy import EnergyAxis
-from max_nb.mae import MAX, REFERENCE_TOTAL, Encoder, MAEOutput, Normaliser, as_tensor, check_mask, masked_mse, patchify, preset_config, take, visible_index
+from max_nb.mae import MAX, REFERENCE_TOTAL, Encoder, MAEOutput, Normaliser, as_tensor, check_mask, masked_mse, patchify, preset_config, take, visible_first
 from max_nb.pretrain import PretrainSettings, as_model, informative_patches, on_axis, pretrain, published_config, reconstruction_r2, steps_per_epoch
 from max_nb.regress import ridge_head
 from max_nb.simulate import random_regions, simulate_archive
@@ -53,15 +53,16 @@ class RegisterEncoder(Encoder):
     def forward(self, patches, visible=None):
         if visible is None:
             visible = torch.ones(patches.shape[:2], dtype=torch.bool)
-        index, valid = visible_index(visible)
+        order, valid = visible_first(visible)
         assert valid.all()
+        index = order[:, : valid.shape[1]]
         x = self.patch_embed(take(patches, index)) + self.positions[1:][index]
         cls, more = ((t + self.positions[0]).expand(len(x), -1, -1) for t in (self.cls_token, self.register_token))
         x, n = torch.cat([cls, more, x], 1), more.shape[1]
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
-        return torch.cat([x[:, :1], x[:, 1 + n :]], 1), index, valid
+        return torch.cat([x[:, :1], x[:, 1 + n :]], 1), order, valid
 
 
 class VisibleOnly(MAX):
@@ -93,8 +94,8 @@ class VisibleOnly(MAX):
 class PoissonLoss(MAX):
     "Deviance of Poisson counts (at the reference total) instead of squared error; for normalisation `sqrt-channel`."
     def hidden_loss(self, x, mask):
-        wanted, hidden = visible_index(mask)
-        guess, truth = self.decoder.guesses(*self.encoder(x, ~mask), wanted), take(x, wanted)
+        guess, wanted, _ = self.hidden_guesses(x, mask)
+        truth = take(x, wanted)
         mean, std = (patchify(v, self.config.patch_size)[wanted] for v in (self.normaliser.mean, self.normaliser.std))
         mu, n = ((z * std + mean).clamp_min(0.1).square() for z in (guess, truth))
         return 2 * (mu - n + torch.xlogy(n, n / mu)).mean() / 100
@@ -103,8 +104,8 @@ class PoissonLoss(MAX):
 class NoiseWeighted(MAX):
     "Squared error in units of counting noise: variance-stabilised targets without the channels' own spread; for `sqrt-channel`."
     def hidden_loss(self, x, mask):
-        wanted, _ = visible_index(mask)
-        guess, truth = self.decoder.guesses(*self.encoder(x, ~mask), wanted), take(x, wanted)
+        guess, wanted, _ = self.hidden_guesses(x, mask)
+        truth = take(x, wanted)
         weight = self.normaliser.std.square() / self.normaliser.std.square().mean()
         return ((guess - truth).square() * patchify(weight, self.config.patch_size)[wanted]).mean()
 

@@ -22,7 +22,7 @@ from .spectra import as_counts, write_atomically
 # %% auto #0
 __all__ = ['NORMALISATIONS', 'REFERENCE_TOTAL', 'PRESETS', 'PRESET_WINDOW_KEV', 'PRESET_NORMALISATION', 'XPT_NAMES',
            'XPT_DERIVED', 'SHIPPED', 'CARD', 'XPT_KEYS', 'patchify', 'random_mask', 'grouped_mask', 'bands',
-           'check_mask', 'visible_index', 'sincos_positions', 'Attention', 'take', 'MLP', 'Block', 'MAXConfig',
+           'check_mask', 'visible_first', 'sincos_positions', 'Attention', 'take', 'MLP', 'Block', 'MAXConfig',
            'check_config', 'Normalisation', 'channel_statistics', 'Normaliser', 'at_reference', 'Superposition',
            'Encoder', 'Decoder', 'MAEOutput', 'initialise', 'as_tensor', 'check_shape', 'MAX', 'masked_mse', 'whole',
            'encode', 'reconstruct', 'with_components', 'preset_config', 'from_preset', 'save_pretrained', 'stored',
@@ -89,13 +89,13 @@ def check_mask(
     return mask.expand(n, -1)
 
 # %% ../nbs/05_mae.ipynb #35fd536f
-def visible_index(
+def visible_first(
     visible: Tensor,         # (B, L) bool
-) -> tuple[Tensor, Tensor]:  # index (B, K), valid (B, K) bool; K = the most patches that any spectrum shows
-    "Positions of the visible patches, in order, padded to a common length."
+) -> tuple[Tensor, Tensor]:  # order (B, L), valid (B, K) bool; K = the most patches that any spectrum shows
+    "Each spectrum's patches, the visible ones first, and which of the first K are visible."
     k = int(visible.sum(1).max())
-    index = (~visible).to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
-    return index, visible.gather(1, index)
+    order = (~visible).to(torch.uint8).argsort(dim=1, stable=True)
+    return order, visible.gather(1, order[:, :k])
 
 # %% ../nbs/05_mae.ipynb #c4f9d283
 def sincos_positions(
@@ -117,13 +117,13 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.qkv, self.proj = num_heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, asking: Tensor | None = None) -> Tensor:
-        "x (B, N, D), valid (B, N) bool, asking (B, Q) places -> (B, N, D), or (B, Q, D) for those that ask."
+    def forward(self, x: Tensor, valid: Tensor | None = None, asking: int | None = None) -> Tensor:
+        "x (B, N, D), valid (B, N) bool -> (B, N, D), or (B, asking, D) for the last ones."
         d, seen = x.shape[-1], None if valid is None else valid[:, None, None, :]
-        if asking is None: q, k, v = self.qkv(x).split(d, -1)
+        if asking is None: q, k, v = self.qkv(x).chunk(3, -1)
         else:
             (w, w_kv), (b, b_kv) = (p.split([d, 2 * d]) for p in (self.qkv.weight, self.qkv.bias))
-            q, (k, v) = F.linear(take(x, asking), w, b), F.linear(x, w_kv, b_kv).split(d, -1)
+            q, (k, v) = F.linear(x[:, -asking:].contiguous(), w, b), F.linear(x, w_kv, b_kv).chunk(2, -1)
         return self.proj(F.scaled_dot_product_attention(*map(self.heads, (q, k, v)), attn_mask=seen).transpose(1, 2).flatten(2))
 
     def heads(self, x: Tensor) -> Tensor:
@@ -154,10 +154,10 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=eps), nn.LayerNorm(dim, eps=eps)
         self.attn, self.mlp = Attention(dim, num_heads), MLP(dim, int(mlp_ratio * dim))
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, asking: Tensor | None = None) -> Tensor:
-        "x (B, N, D), valid (B, N) bool, asking (B, Q) places -> (B, N, D), or (B, Q, D) for those that ask."
+    def forward(self, x: Tensor, valid: Tensor | None = None, asking: int | None = None) -> Tensor:
+        "x (B, N, D), valid (B, N) bool -> (B, N, D), or (B, asking, D) for the last ones."
         answer = self.attn(self.norm1(x), valid, asking)
-        x = answer + (x if asking is None else take(x, asking))
+        x = answer + (x if asking is None else x[:, -asking:])
         return x + self.mlp(self.norm2(x))
 
 # %% ../nbs/05_mae.ipynb #f6bcd25b
@@ -361,15 +361,16 @@ class Encoder(nn.Module):
         self.register_buffer("positions", sincos_positions(c.n_patches, c.embed_dim), persistent=False)
 
     def forward(self, patches: Tensor, visible: Tensor | None = None, start: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-        "patches (B, L, P), visible (B, L) bool -> tokens (B, 1 + K, D) with CLS first, index (B, K), valid (B, K). `start`: place of the first patch, where they are cut elsewhere."
+        "patches (B, L, P), visible (B, L) bool -> tokens (B, 1 + K, D) with CLS first, order (B, L) of the patches, valid (B, K) bool. `start`: place of the first patch, where they are cut elsewhere."
         if visible is None: visible = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
-        index, valid = visible_index(visible)
+        order, valid = visible_first(visible)
+        index = order[:, : valid.shape[1]]
         places = self.positions if start == 0 else sincos_positions(patches.shape[1], self.positions.shape[1], start).to(self.positions)
-        x = self.patch_embed(take(patches, index)) + places[1:][index]
+        x = self.patch_embed(take(patches, index)) + F.embedding(1 + index, places)
         x = torch.cat([(self.cls_token + self.positions[0]).expand(len(x), -1, -1), x], 1)
         seen = None if bool(valid.all()) else F.pad(valid, (1, 0), value=True)
         for block in self.blocks: x = block(x, seen)
-        return self.norm(x), index, valid
+        return self.norm(x), order, valid
 
 # %% ../nbs/05_mae.ipynb #05cefd5a
 class Decoder(nn.Module):
@@ -384,31 +385,24 @@ class Decoder(nn.Module):
         self.pred = nn.Linear(c.decoder_embed_dim, c.patch_size)
         self.register_buffer("positions", sincos_positions(c.n_patches, c.decoder_embed_dim), persistent=False)
 
-    def place(self, tokens: Tensor, index: Tensor, valid: Tensor) -> Tensor:
-        "(B, K, D) visible tokens at their places among mask tokens: (B, L, D)."
-        filler = self.mask_token.to(tokens.dtype)
-        full = filler.expand(len(tokens), len(self.positions) - 1, -1)
-        if not bool(valid.all()): tokens = torch.where(valid[..., None], tokens, filler)
-        return full.scatter(1, index[..., None].expand_as(tokens), tokens)
-
-    def placed(self, tokens: Tensor, index: Tensor, valid: Tensor) -> Tensor:
-        "Encoder output -> (B, 1 + L, D): what the first block sees."
+    def ordered(self, tokens: Tensor, order: Tensor, valid: Tensor) -> Tensor:
+        "Encoder output -> (B, 1 + L, D): CLS, and in the order `order` the visible patches and mask tokens."
         x = self.embed(tokens)
-        return torch.cat([x[:, :1], self.place(x[:, 1:], index, valid)], 1) + self.positions
+        filler = self.mask_token.to(x.dtype)
+        if not bool(valid.all()): x = torch.where(F.pad(valid, (1, 0), value=True)[..., None], x, filler)
+        x = torch.cat([x, filler.expand(len(x), order.shape[1] - valid.shape[1], -1)], 1)
+        return x + F.embedding(F.pad(1 + order, (1, 0)), self.positions)
 
-    def forward(self, tokens: Tensor, index: Tensor, valid: Tensor) -> Tensor:
-        "Encoder output -> (B, L, P) in normalised units."
-        x = self.placed(tokens, index, valid)
-        for block in self.blocks: x = block(x)
-        return self.pred(self.norm(x))[:, 1:]
-
-    def guesses(self, tokens: Tensor, index: Tensor, valid: Tensor, wanted: Tensor) -> Tensor:
-        "As `forward`, for the patches `wanted` (B, Q) alone: (B, Q, P). Only they go through the last block."
-        x = self.placed(tokens, index, valid)
+    def guesses(self, tokens: Tensor, order: Tensor, valid: Tensor, last: int) -> Tensor:
+        "Encoder output -> (B, last, P) in normalised units, for the last patches of `order`. Only they go through the last block."
+        x = self.ordered(tokens, order, valid)
         for block in self.blocks[:-1]: x = block(x)
-        if len(self.blocks): x = self.blocks[-1](x, asking=1 + wanted)
-        else: x = take(x, 1 + wanted)
+        x = self.blocks[-1](x, asking=last) if len(self.blocks) else x[:, -last:]
         return self.pred(self.norm(x))
+
+    def forward(self, tokens: Tensor, order: Tensor, valid: Tensor) -> Tensor:
+        "Encoder output -> (B, L, P) in normalised units, by energy."
+        return take(self.guesses(tokens, order, valid, order.shape[1]), order.argsort(1))
 
 # %% ../nbs/05_mae.ipynb #4110a738
 class MAEOutput(NamedTuple):
@@ -487,8 +481,14 @@ class MAX(nn.Module):
 
     def hidden_loss(self, x: Tensor, mask: Tensor, truth: Tensor | None = None) -> Tensor:
         "The loss of patches (B, L, P) under a mask (B, L), by guessing the hidden ones alone. `truth`: what the network ought to say, where that is not x."
-        wanted, hidden = visible_index(mask)
-        return masked_mse(self.decoder.guesses(*self.encoder(x, ~mask), wanted), take(x if truth is None else truth, wanted), hidden)
+        guess, places, hidden = self.hidden_guesses(x, mask)
+        return masked_mse(guess, take(x if truth is None else truth, places), hidden)
+
+    def hidden_guesses(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        "Of patches (B, L, P) under a mask (B, L): guesses (B, Q, P), the places (B, Q) that they are of, and which of these are hidden; Q = the most that any spectrum hides."
+        tokens, order, valid = self.encoder(x, ~mask)
+        places = order[:, -int(mask.sum(1).max()) :]
+        return self.decoder.guesses(tokens, order, valid, places.shape[1]), places, mask.gather(1, places)
 
     def first_guess(self, counts: Tensor, mask: Tensor) -> Tensor | None:
         "(B, L, P) what superposition expects under a mask (B, L), in normalised units; None for a model without it."
@@ -507,7 +507,7 @@ class MAX(nn.Module):
 def masked_mse(guess: Tensor, truth: Tensor, mask: Tensor, loss_on: str = "hidden") -> Tensor:
     "Mean squared error over the hidden patches (or all): guess, truth (B, L, P), mask (B, L)."
     by_patch = (guess - truth).square().mean(-1)
-    return by_patch.mean() if loss_on == "all" or not mask.any() else by_patch[mask].mean()
+    return (by_patch if loss_on == "all" or mask.all() or not mask.any() else by_patch[mask]).mean()
 
 # %% ../nbs/05_mae.ipynb #1ddbfbc8
 def whole(self: MAX, guess: Tensor, counts: Tensor) -> Tensor:

@@ -254,7 +254,7 @@ def train_step(model, optimizer, accelerator, counts: np.ndarray | Tensor, step:
     "One optimisation step, the batch in so many parts (None: as set); returns the loss. FloatingPointError, with nothing changed, where it is not finite."
     for group in optimizer.param_groups: group["lr"] = rate_at(step, total, settings.learning_rate, settings.warmup)
     batch, generator = draw_batch(counts, step, settings)
-    mask = draw_mask(len(batch), accelerator.unwrap_model(model).config, settings, generator)
+    mask = draw_mask(len(batch), getattr(model, "module", model).config, settings, generator)
     loss = add_gradients(model, accelerator, batch, mask, accumulate or settings.accumulate)
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
     loss, norm = torch.stack([loss.float(), joined(norm).to(loss)]).tolist()

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file
 
 from max_nb.mae import (MAX, MAXConfig, NORMALISATIONS, Normaliser, Superposition, bands, check_mask, config_from, grouped_mask, load_strictly, patchify, preset_config, random_mask,
-                        sincos_positions, visible_index, xpt_decoder, xpt_encoder)
+                        sincos_positions, visible_first, xpt_decoder, xpt_encoder)
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 needs_parity = pytest.mark.skipif(not PARITY.exists(), reason="no ../shared/parity: reference outputs of the published model are not at hand")
@@ -203,11 +203,12 @@ def test_random_mask_hides_the_same_number(n, n_patches, ratio, seed):
 
 @given(seed=st.integers(0, 999), n=st.integers(1, 5), n_patches=st.integers(1, 20))
 @settings(max_examples=60, deadline=None)
-def test_visible_index_lists_every_visible_patch_once(seed, n, n_patches):
+def test_visible_first_lists_every_patch_once(seed, n, n_patches):
     visible = torch.rand(n, n_patches, generator=torch.Generator().manual_seed(seed)) < 0.5
-    index, valid = visible_index(visible)
+    order, valid = visible_first(visible)
+    assert valid.shape[1] == visible.sum(1).max() and (order.sort(1).values == torch.arange(n_patches)).all()
     for row in range(n):
-        assert index[row][valid[row]].tolist() == visible[row].nonzero()[:, 0].tolist()
+        assert order[row, : valid.shape[1]][valid[row]].tolist() == visible[row].nonzero()[:, 0].tolist()
 
 
 @pytest.mark.parametrize("kind", sorted(NORMALISATIONS))
@@ -373,6 +374,18 @@ def test_the_loss_alone_is_the_loss(depth):
             assert (out.reconstruction is None) == alone
         for a, b in zip(*grads):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_spectrum_is_guessed_alike_whatever_the_others_hide(depth):
+    model = MAX(MAXConfig(**dict(SMALL, decoder_depth=depth))).eval()
+    draw = torch.Generator().manual_seed(0)
+    counts = torch.poisson(torch.full((6, model.config.n_channels), 50.0), generator=draw)
+    mask = torch.rand(6, model.config.n_patches, generator=draw) < torch.tensor([0.0, 0.2, 0.5, 0.5, 0.8, 1.0])[:, None]
+    assert len(mask.sum(1).unique()) > 3
+    alone = torch.cat([model(counts[i : i + 1], mask[i : i + 1]).reconstruction for i in range(6)])
+    torch.testing.assert_close(model(counts, mask).reconstruction, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_the_loss_alone_of_a_spectrum_with_nothing_hidden_is_that_of_the_whole():
