@@ -137,7 +137,7 @@ class Job:
 def odd_values(spectra: Spectra, targets: tuple) -> list[str]: # warnings
     "Laboratory values below 0 or above 100 wt%."
     table = spectra.targets(list(targets))
-    return [f"{t}: {n} laboratory values are {what}." for t in targets for n, what in (((table[t] < 0).sum(), "negative"), ((table[t] > 100).sum(), "above 100 wt%")) if n]
+    return [f"{t}: {n} laboratory value{'s are' if n > 1 else ' is'} {what}." for t in targets for n, what in (((table[t] < 0).sum(), "negative"), ((table[t] > 100).sum(), "above 100 wt%")) if n]
 
 # %% ../nbs/12_quantify.ipynb #13e2327a
 def untaught(job: Job, folds: int, seed: int) -> dict: # target -> labels left in the worst fold, where they are too few
@@ -613,7 +613,7 @@ def rivals_section(q: Quantification) -> str:
     "Scores of all contenders, as a figure and a table."
     from max_nb.plots import plot_scores
     tables = "".join(f"<h3>{html.escape(t)}</h3>" + html_table(_score_table(q.metrics[q.metrics.target == t]), mark=OURS) for t in q.targets)
-    return html_figure(plot_scores(q.metrics, ours=OURS), "R² against the mean of the held-out values; the arrow marks scores off the scale.") + tables + f"<p class=small>{SCORES_SAID}</p>"
+    return html_figure(plot_scores(q.metrics, ours=OURS), "R² against the mean of the held-out values (◀: off the scale).") + tables + f"<p class=small>{SCORES_SAID}</p>"
 
 SCORES_SAID = ("RMSE with the range that holds 95 % of it when groups are drawn anew (bootstrap); better: share of these draws in which the pre-trained network has the smaller error; within: R² after each group's mean has been taken off, which tells "
                "what happens inside the groups; RPIQ: interquartile range over RMSE; CCC: concordance; held: share of values inside the interval.")
