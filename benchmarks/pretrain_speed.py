@@ -1,6 +1,7 @@
 """How many spectra a second a training step takes in, beside other ways to train the same model.
 
 All of them run in one process and take turns, one step each, in a new order every round. A ratio is the median of the rounds' ratios, with its standard error, so that a machine that is slow for a minute is slow for all.
+Each step finds the caches full of another model's numbers; training alone may be faster.
 
 - `max_nb`: our step (`one_step`): draw the batch, hide, forward, backward, clip, AdamW. The spectra themselves, and fresh mixtures of them
 - (a) a plain PyTorch MAE of the same shape, as one would write it: `nn.TransformerEncoder`, a `DataLoader`, AdamW
@@ -8,7 +9,7 @@ All of them run in one process and take turns, one step each, in a new order eve
   over the same energies, and over all channels, since it has no energy window. Left out where it is not installed
 - (c) our model over all channels instead of those below 10.24 keV
 
-    python benchmarks/pretrain_speed.py                      # about four minutes
+    python benchmarks/pretrain_speed.py                      # some minutes
     python benchmarks/pretrain_speed.py --threads 1 --rounds 20
 
 chemomae, without the other packages that it names (they are here already):
@@ -125,7 +126,7 @@ def peak():
 
 
 def times_faster(rival, ours):
-    "Median of the rounds' ratios, with its standard error (1.25 of a mean's)."
+    "Median of the rounds' ratios, with its standard error (1.25 of a mean's, as for normal, independent rounds)."
     ratios = np.divide(rival, ours)
     return f"{np.median(ratios):.3f} +- {1.25 * ratios.std() / len(ratios) ** 0.5:.3f}"
 

@@ -94,7 +94,8 @@ class VisibleOnly(MAX):
 class PoissonLoss(MAX):
     "Deviance of Poisson counts (at the reference total) instead of squared error; for normalisation `sqrt-channel`."
     def hidden_loss(self, x, mask):
-        guess, wanted, _ = self.hidden_guesses(x, mask)
+        guess, wanted, hidden = self.hidden_guesses(x, mask)
+        assert hidden.all()
         truth = take(x, wanted)
         mean, std = (patchify(v, self.config.patch_size)[wanted] for v in (self.normaliser.mean, self.normaliser.std))
         mu, n = ((z * std + mean).clamp_min(0.1).square() for z in (guess, truth))
@@ -104,7 +105,8 @@ class PoissonLoss(MAX):
 class NoiseWeighted(MAX):
     "Squared error in units of counting noise: variance-stabilised targets without the channels' own spread; for `sqrt-channel`."
     def hidden_loss(self, x, mask):
-        guess, wanted, _ = self.hidden_guesses(x, mask)
+        guess, wanted, hidden = self.hidden_guesses(x, mask)
+        assert hidden.all()
         truth = take(x, wanted)
         weight = self.normaliser.std.square() / self.normaliser.std.square().mean()
         return ((guess - truth).square() * patchify(weight, self.config.patch_size)[wanted]).mean()

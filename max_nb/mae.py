@@ -394,7 +394,7 @@ class Decoder(nn.Module):
         return x + F.embedding(F.pad(1 + order, (1, 0)), self.positions)
 
     def guesses(self, tokens: Tensor, order: Tensor, valid: Tensor, last: int) -> Tensor:
-        "Encoder output -> (B, last, P) in normalised units, for the last patches of `order`. Only they go through the last block."
+        "Encoder output -> (B, last, P) in normalised units, for the last patches of `order`, at least one. Only they go through the last block."
         x = self.ordered(tokens, order, valid)
         for block in self.blocks[:-1]: x = block(x)
         x = self.blocks[-1](x, asking=last) if len(self.blocks) else x[:, -last:]
@@ -485,7 +485,7 @@ class MAX(nn.Module):
         return masked_mse(guess, take(x if truth is None else truth, places), hidden)
 
     def hidden_guesses(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        "Of patches (B, L, P) under a mask (B, L): guesses (B, Q, P), the places (B, Q) that they are of, and which of these are hidden; Q = the most that any spectrum hides."
+        "Of patches (B, L, P) under a mask (B, L): guesses (B, Q, P), the places (B, Q) that they are of, and which of these are hidden; Q = the most that any spectrum hides (all L where none hides any)."
         tokens, order, valid = self.encoder(x, ~mask)
         places = order[:, -int(mask.sum(1).max()) :]
         return self.decoder.guesses(tokens, order, valid, places.shape[1]), places, mask.gather(1, places)

@@ -378,6 +378,26 @@ def test_the_loss_alone_is_the_loss(depth):
 
 @torch.no_grad()
 @pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("share", [(0.5,) * 4, (0.0, 0.3, 0.7, 1.0)], ids=["even", "ragged"])
+def test_the_order_of_the_decoders_tokens_does_not_matter(depth, share):
+    "The same guesses with tokens laid out by energy, one spectrum after the other, as the paper tells it."
+    model = MAX(MAXConfig(**dict(SMALL, decoder_depth=depth))).eval()
+    draw, c, decoder = torch.Generator().manual_seed(0), model.config, model.decoder
+    x = model.patches(torch.poisson(torch.full((4, c.n_channels), 50.0), generator=draw))
+    mask = torch.cat([random_mask(1, c.n_patches, s, draw) if s < 1 else torch.ones(1, c.n_patches, dtype=torch.bool) for s in share])
+    want = []
+    for row, hidden in zip(x, mask):
+        tokens = decoder.embed(model.encoder(row[None], ~hidden[None])[0])[0]
+        full = decoder.mask_token[0].repeat(1 + c.n_patches, 1)
+        full[0], full[1:][~hidden] = tokens[0], tokens[1:]
+        full = (full + decoder.positions)[None]
+        for block in decoder.blocks: full = block(full)
+        want.append(decoder.pred(decoder.norm(full))[0, 1:])
+    torch.testing.assert_close(decoder(*model.encoder(x, ~mask)), torch.stack(want), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("depth", [0, 1, 2])
 def test_a_spectrum_is_guessed_alike_whatever_the_others_hide(depth):
     model = MAX(MAXConfig(**dict(SMALL, decoder_depth=depth))).eval()
     draw = torch.Generator().manual_seed(0)
